@@ -1,0 +1,30 @@
+"""stepflow_tl: see and repair how information flows between the steps of a reasoning trace.
+
+Example::
+
+    model = load_model("reasoner")
+    trace = generate(model, question)              # question -> thinking -> summary, in steps
+    step_saliency(model, trace).band("deep").plot()
+
+    with StepFlow.paper().attach(model) as run:    # hooks live exactly as long as this block
+        repaired = generate(model, question)
+    run.ledger
+"""
+
+from stepflow_tl.formats import Format
+from stepflow_tl.layers import resolve_layers
+from stepflow_tl.models import ModelError, load_model
+from stepflow_tl.trace import Segment, Step, Trace, TraceError
+from stepflow_tl.version import __version__
+
+__all__ = [
+    "Format",
+    "ModelError",
+    "Segment",
+    "Step",
+    "Trace",
+    "TraceError",
+    "__version__",
+    "load_model",
+    "resolve_layers",
+]

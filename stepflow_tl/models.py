@@ -1,0 +1,234 @@
+"""Loading models, and all that differs between TransformerLens's model classes.
+
+This is the one place that knows the hook names and shapes of `TransformerBridge` (3.x, 4.x) and
+`HookedTransformer` (3.x). Everything else asks here:
+
+==================== ============================= =============================================
+hook                 shape                         note
+==================== ============================= =============================================
+``hook_embed``       [batch, pos, d_model]
+``hook_resid_pre``   [batch, pos, d_model]
+``attn.hook_rot_q``  [batch, pos, head, d_head]
+``attn.hook_rot_k``  [batch, pos, kv_head, d_head]
+``attn.hook_v``      [batch, pos, kv_head, d_head] under a KV cache: the new positions only
+``attn.hook_attn_scores`` [batch, head, query, key]
+``attn.hook_pattern``  [batch, head, query, key]   under a KV cache: all cached keys
+``attn.hook_z``      [batch, pos, head, d_head]
+==================== ============================= =============================================
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+SiteName = Literal[
+    "embed", "resid_pre", "rot_q", "rot_k", "v", "attn_scores", "pattern", "z", "resid_post"
+]
+
+
+def hook_name(site: SiteName, layer: int | None = None) -> str:
+    """Name of a hook point; the same in both model classes."""
+    if layer is None:
+        return f"hook_{site}"
+    prefix = "" if site.startswith("resid") else "attn."
+    return f"blocks.{layer}.{prefix}hook_{site}"
+
+
+class ModelError(ValueError):
+    """A model could not be loaded, or lacks what was asked of it."""
+
+
+def load_model(
+    name: str | Path = "reasoner",
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    **boot_options: Any,
+) -> Any:
+    """Load a model as a `TransformerBridge`.
+
+    Args:
+        name: ``"reasoner"`` (the bundled model), a Hugging Face name, or a local folder.
+        device: Where to; None for a GPU where there is one.
+        dtype: Precision of the weights; None for float32.
+        **boot_options: Passed on to ``TransformerBridge.boot_transformers`` (`revision`,
+            `hf_model`, `device_map`, ...).
+
+    Returns:
+        The bridge, in evaluation mode.
+
+    Raises:
+        ModelError: There is no such model, folder or usable checkpoint.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers.utils import logging as hf_logging
+
+    path = reasoner_weights() if str(name) == "reasoner" else Path(name)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ModelError(
+            f"expected a Hugging Face checkpoint in {path}, found no config.json there"
+        )
+    source = str(path) if path.is_dir() else str(name)
+    if device is not None and "device_map" not in boot_options:
+        boot_options["device"] = str(device)
+    bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        model = TransformerBridge.boot_transformers(
+            source, dtype=dtype or torch.float32, **boot_options
+        )
+    except OSError as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"no model {str(name)!r}: expected 'reasoner', a local folder, or a Hugging Face name "
+            f"that is cached or can be downloaded ({first})"
+        ) from error
+    except (ValueError, SafetensorError) as error:
+        raise ModelError(f"model {str(name)!r} could not be loaded: {error}") from error
+    finally:
+        if bars:
+            hf_logging.enable_progress_bar()
+    model.eval()
+    return model
+
+
+def reasoner_weights() -> Path:
+    """Folder of the bundled reasoner's checkpoint."""
+    return Path(__file__).parent / "reasoner" / "weights"
+
+
+def model_name(model: Any) -> str:
+    """Name of a model, for records: the last part of a local folder's path."""
+    name = str(getattr(model.cfg, "model_name", "unknown"))
+    if Path(name) == reasoner_weights():
+        return "reasoner"
+    return Path(name).name if Path(name).is_dir() else name
+
+
+def n_layers(model: Any) -> int:
+    """Number of layers."""
+    return int(model.cfg.n_layers)
+
+
+def tokenizer_of(model: Any) -> Any:
+    """The model's tokenizer.
+
+    Raises:
+        ModelError: It has none.
+    """
+    if getattr(model, "tokenizer", None) is None:
+        raise ModelError("the model has no tokenizer; set model.tokenizer, or load it with one")
+    return model.tokenizer
+
+
+def attention_window(model: Any, layer: int) -> int | None:
+    """Number of keys a query of this layer sees at most, its own included; None for all."""
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    if config is None:
+        types = getattr(model.cfg, "attn_types", None)
+        local = types is not None and types[layer] == "local"
+        return int(model.cfg.window_size) if local else None
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    window = getattr(config, "sliding_window", None)
+    if window is None or getattr(config, "use_sliding_window", True) is False:
+        return None
+    types = getattr(config, "layer_types", None)
+    return int(window) if types is None or types[layer] == "sliding_attention" else None
+
+
+def score_scale(model: Any, layer: int) -> float:
+    """Factor between q . k and the attention scores of a layer."""
+    attention = model.blocks[layer].attn
+    original = getattr(attention, "original_component", None)
+    if original is None:
+        return 1.0 / float(attention.attn_scale)
+    scaling = getattr(original, "scaling", None)
+    return float(scaling) if scaling is not None else float(original.head_dim) ** -0.5
+
+
+def score_softcap(model: Any, layer: int) -> float | None:
+    """Bound of a layer's soft-capped attention scores; None where they are not capped."""
+    attention = model.blocks[layer].attn
+    original = getattr(attention, "original_component", None)
+    if original is None:
+        cap = getattr(model.cfg, "attn_scores_soft_cap", -1.0)
+        return float(cap) if cap is not None and cap > 0 else None
+    cap = getattr(original, "attn_logit_softcapping", None)
+    return float(cap) if cap is not None else None
+
+
+def heads_to_residual(
+    model: Any, layer: int, z: Float[Tensor, "rows head d_head"]
+) -> Float[Tensor, "rows d_model"]:
+    """What per-head outputs add to the residual stream: z W_O, summed over heads, no bias."""
+    attention = model.blocks[layer].attn
+    original = getattr(attention, "original_component", None)
+    if original is None:
+        weight: Tensor = attention.W_O
+        return torch.einsum("rhd,hdm->rm", z.to(weight.dtype), weight)
+    projection = getattr(attention.o, "original_component", attention.o)
+    flat = z.flatten(1)
+    dtype = getattr(getattr(projection, "weight", None), "dtype", flat.dtype)
+    flat = flat.to(dtype) if dtype.is_floating_point else flat
+    result: Tensor = projection(flat) - projection(torch.zeros_like(flat))
+    return result
+
+
+def decode(
+    model: Any,
+    tokens: Int[Tensor, "batch new"],
+    attention_mask: Int[Tensor, "batch pos"],
+    cache: Any | None,
+) -> tuple[Float[Tensor, "batch vocab"], Any]:
+    """One forward pass of cached decoding.
+
+    Args:
+        model: Either model class.
+        tokens: The new tokens: the left-padded prompts first, then one token a row.
+        attention_mask: 1 for real tokens, over all positions so far.
+        cache: What the last call returned; None to begin.
+
+    Returns:
+        Logits that predict the next token, and the cache to pass on.
+    """
+    if getattr(model, "original_model", None) is not None:
+        logits, cache = model(
+            tokens,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            use_cache=True,
+            return_type="logits_and_cache",
+        )
+        return logits[:, -1], cache
+    if cache is None:
+        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+        cache = TransformerLensKeyValueCache.init_cache(model.cfg, tokens.device, tokens.shape[0])
+    logits = model(
+        tokens,
+        attention_mask=attention_mask[:, -tokens.shape[1] :],
+        past_kv_cache=cache,
+        return_type="logits",
+    )
+    return logits[:, -1], cache
+
+
+def embedding_module(model: Any) -> nn.Module:
+    """The module that token ids enter first."""
+    module: nn.Module = model.embed
+    return module
+
+
+def pad_token_id(model: Any) -> int:
+    """Id to pad prompts with; masked out, so that any would do."""
+    tokenizer = tokenizer_of(model)
+    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if candidate is not None:
+            return int(candidate)
+    return 0
