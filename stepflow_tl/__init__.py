@@ -12,19 +12,38 @@ Example::
 """
 
 from stepflow_tl.formats import Format
+from stepflow_tl.interventions import (
+    Intervention,
+    InterventionWarning,
+    Ledger,
+    OddsEqualBridge,
+    StepFlow,
+    StepMomentum,
+)
 from stepflow_tl.layers import resolve_layers
 from stepflow_tl.models import ModelError, load_model
+from stepflow_tl.saliency import StepMap, StepMapError, step_saliency, token_saliency
 from stepflow_tl.trace import Segment, Step, Trace, TraceError
 from stepflow_tl.version import __version__
 
 __all__ = [
     "Format",
+    "Intervention",
+    "InterventionWarning",
+    "Ledger",
     "ModelError",
+    "OddsEqualBridge",
     "Segment",
     "Step",
+    "StepFlow",
+    "StepMap",
+    "StepMapError",
+    "StepMomentum",
     "Trace",
     "TraceError",
     "__version__",
     "load_model",
     "resolve_layers",
+    "step_saliency",
+    "token_saliency",
 ]

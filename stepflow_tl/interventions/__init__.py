@@ -1,0 +1,17 @@
+"""StepFlow: interventions on how information flows between steps, as composable hook functions."""
+
+from stepflow_tl.interventions.base import Intervention, InterventionWarning
+from stepflow_tl.interventions.bridge import OddsEqualBridge
+from stepflow_tl.interventions.flow import Run, StepFlow
+from stepflow_tl.interventions.ledger import Ledger
+from stepflow_tl.interventions.momentum import StepMomentum
+
+__all__ = [
+    "Intervention",
+    "InterventionWarning",
+    "Ledger",
+    "OddsEqualBridge",
+    "Run",
+    "StepFlow",
+    "StepMomentum",
+]

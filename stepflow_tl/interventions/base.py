@@ -1,0 +1,62 @@
+"""What every intervention is: a frozen description that becomes hook functions."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from stepflow_tl.interventions.ledger import Ledger
+from stepflow_tl.layers import LayerSpec, check_layer_spec
+from stepflow_tl.tracking import Tracker
+
+Hook = tuple[str, Callable[..., Tensor | None]]
+
+
+class InterventionWarning(UserWarning):
+    """An intervention that was expected to fire never did."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervention(ABC):
+    """A small, frozen description that becomes hook functions.
+
+    Attributes:
+        layers: The layers it works on; see `stepflow_tl.layers.LayerSpec`.
+    """
+
+    layers: LayerSpec
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without a model.
+
+        Raises:
+            ValueError: `layers` names nothing.
+        """
+        check_layer_spec(self.layers)
+        if isinstance(self.layers, list):
+            object.__setattr__(self, "layers", tuple(self.layers))  # so that it can be hashed
+
+    @property
+    def name(self) -> str:
+        """Its name in the ledger."""
+        return type(self).__name__
+
+    @property
+    @abstractmethod
+    def is_neutral(self) -> bool:
+        """True at zero strength, where it must change nothing."""
+
+    @property
+    @abstractmethod
+    def fired(self) -> str:
+        """The ledger's column that counts its actions."""
+
+    @abstractmethod
+    def layer_hooks(
+        self, model: Any, layer: int, tracker: Tracker, ledger: Ledger, name: str
+    ) -> list[Hook]:
+        """Its forward hooks on one layer, writing to the ledger under `name`."""

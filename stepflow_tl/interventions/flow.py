@@ -1,0 +1,169 @@
+"""StepFlow: interventions that act together, attached to a model or given as plain hooks."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from stepflow_tl.formats import Format
+from stepflow_tl.interventions.base import Hook, Intervention, InterventionWarning
+from stepflow_tl.interventions.bridge import OddsEqualBridge
+from stepflow_tl.interventions.ledger import Ledger
+from stepflow_tl.interventions.momentum import StepMomentum
+from stepflow_tl.layers import resolve_layers
+from stepflow_tl.models import n_layers
+from stepflow_tl.trace import Trace
+from stepflow_tl.tracking import Tracker
+
+
+@dataclass
+class Run:
+    """What attached interventions have done so far.
+
+    Attributes:
+        ledger: Counts per intervention and layer.
+        forwards: Number of forward passes seen.
+    """
+
+    ledger: Ledger
+    _tracker: Tracker
+
+    @property
+    def forwards(self) -> int:
+        """Number of forward passes seen."""
+        return self._tracker.forwards
+
+
+@dataclass(frozen=True, init=False)
+class StepFlow:
+    """Interventions that act together, in any order.
+
+    Example::
+
+        flow = StepFlow(OddsEqualBridge(tau_max=0.15), StepMomentum(alpha=0.06))
+        with flow.attach(model) as run:
+            repaired = generate(model, question)
+        run.ledger
+
+    Attributes:
+        interventions: The interventions; two of one kind may work on different layers.
+    """
+
+    interventions: tuple[Intervention, ...]
+
+    def __init__(self, *interventions: Intervention) -> None:
+        for item in interventions:
+            if not isinstance(item, Intervention):
+                raise TypeError(
+                    f"StepFlow takes interventions such as OddsEqualBridge() and StepMomentum(), "
+                    f"got {item!r}"
+                )
+        object.__setattr__(self, "interventions", interventions)
+
+    @classmethod
+    def paper(cls) -> StepFlow:
+        """The paper's settings (Table 8): OEB on the bottom quarter, SMI on the top quarter."""
+        return cls(OddsEqualBridge(), StepMomentum())
+
+    @classmethod
+    def release(cls) -> StepFlow:
+        """The authors' code as released, with its scripts' defaults.
+
+        The pending step start is consumed by the first deep layer that sees it, so that one
+        momentum layer is ever injected, and alpha is 0.2. (Its bridge ran on layers 0-8 of
+        GPT-OSS-20B's 24: the bottom 0.375.)
+        """
+        return cls(OddsEqualBridge(layers=0.375), StepMomentum(alpha=0.2, layers="deep-onset"))
+
+    def fwd_hooks(self, model: Any, trace: Trace, *, ledger: Ledger | None = None) -> list[Hook]:
+        """Hooks for running the model on a known trace, as TransformerLens takes them.
+
+        Args:
+            model: The model they will run in.
+            trace: The trace whose tokens (or a prefix of them) the model will be run on, whole
+                or in chunks against a KV cache, in every row of the batch.
+            ledger: Where to write what they do.
+
+        Returns:
+            Pairs of hook name and hook function, for ``model.run_with_hooks(trace.tokens,
+            fwd_hooks=...)`` and ``model.hooks(fwd_hooks=...)``.
+
+        Raises:
+            ValueError: An intervention names a layer that the model does not have.
+        """
+        tracker = Tracker(model, trace=trace)
+        return [
+            *tracker.hooks(),
+            *self._hooks(model, tracker, Ledger() if ledger is None else ledger),
+        ]
+
+    @contextmanager
+    def attach(
+        self,
+        model: Any,
+        *,
+        format: str | Format = "auto",
+        prompt_length: int | None = None,
+    ) -> Iterator[Run]:
+        """Intervene in everything the model runs inside this block.
+
+        The model is as it was when the block is left, whatever was raised inside.
+
+        Args:
+            model: Either model class.
+            format: How the model writes its reasoning; `stepflow_tl.generate` knows by itself.
+            prompt_length: Number of prompt tokens, where neither `stepflow_tl.generate` drives the
+                model nor an opening delimiter shows where the thinking begins.
+
+        Yields:
+            The run, with its ledger.
+
+        Raises:
+            ValueError: An intervention names a layer that the model does not have.
+
+        Warns:
+            InterventionWarning: On leaving, for each intervention that never fired.
+        """
+        ledger = Ledger()
+        tracker = Tracker(model, format=format, prompt_length=prompt_length)
+        hooks = self._hooks(model, tracker, ledger)
+        run = Run(ledger, tracker)
+        if not hooks:
+            yield run
+            return
+        with tracker.watch(model), model.hooks(fwd_hooks=[*tracker.hooks(), *hooks]):
+            yield run
+        for message in self._silences(run):
+            warnings.warn(message, InterventionWarning, stacklevel=3)
+
+    def _names(self) -> list[str]:
+        """Names in the ledger, numbered where two interventions share one."""
+        names = [item.name for item in self.interventions]
+        return [
+            f"{name}-{names[:i].count(name) + 1}" if names.count(name) > 1 else name
+            for i, name in enumerate(names)
+        ]
+
+    def _hooks(self, model: Any, tracker: Tracker, ledger: Ledger) -> list[Hook]:
+        hooks: list[Hook] = []
+        for item, name in zip(self.interventions, self._names(), strict=True):
+            for layer in resolve_layers(item.layers, n_layers(model)):
+                ledger.open(name, layer)
+                if not item.is_neutral:
+                    hooks += item.layer_hooks(model, layer, tracker, ledger, name)
+        return hooks
+
+    def _silences(self, run: Run) -> Iterator[str]:
+        """What to say of each intervention that never fired."""
+        for item, name in zip(self.interventions, self._names(), strict=True):
+            if not run.forwards or item.is_neutral or run.ledger.total(name, item.fired):
+                continue
+            rows = int(run.ledger.total(name, "rows_seen"))
+            yield f"{item!r} never fired in {run.forwards} forward passes" + (
+                f": none of {rows} attention rows of thinking and summary lay below its target"
+                if rows
+                else "; if steps of thinking were expected, check the format and the prompt"
+            )

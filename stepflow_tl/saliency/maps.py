@@ -1,0 +1,147 @@
+"""The step map: saliency between the steps of a trace, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stepflow_tl.files import read_file, write_file
+from stepflow_tl.layers import LayerSpec, resolve_layers
+from stepflow_tl.trace import Step
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_FILE_KIND = "stepflow_tl.StepMap"
+
+
+class StepMapError(ValueError):
+    """A step map cannot do what was asked, or its file is not one."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepMap:
+    """Saliency from each step (key) to each later step (query), per layer.
+
+    Attributes:
+        scores: The map; zero above the diagonal. With `per_head`, a head axis follows the
+            layers.
+        layers: The model's layer of each entry of the first axis.
+        n_layers: Number of layers of the model.
+        steps: The steps, in the order of the last two axes.
+        settings: How it was made: rule, objective, pool, diagonal, model, dtype, library version,
+            normalisation.
+    """
+
+    scores: Float[Tensor, "layer *head query_step key_step"]
+    layers: tuple[int, ...]
+    n_layers: int
+    steps: tuple[Step, ...]
+    settings: Mapping[str, Any]
+
+    @property
+    def per_head(self) -> bool:
+        """Whether the map has a head axis."""
+        return self.scores.ndim == 4
+
+    def __repr__(self) -> str:
+        """Sizes and settings, not numbers."""
+        made = ", ".join(f"{name}={value}" for name, value in self.settings.items())
+        return f"StepMap({list(self.scores.shape)}, layers {list(self.layers)}; {made})"
+
+    def select(self, layers: LayerSpec) -> StepMap:
+        """The map of some of its layers.
+
+        Raises:
+            ValueError: The model has no such layer.
+            StepMapError: The map was made without such a layer.
+        """
+        wanted = resolve_layers(layers, self.n_layers)
+        missing = [layer for layer in wanted if layer not in self.layers]
+        if missing:
+            raise StepMapError(
+                f"layers {missing} are not in this map of layers {list(self.layers)}"
+            )
+        rows = [self.layers.index(layer) for layer in wanted]
+        return replace(self, scores=self.scores[rows], layers=wanted)
+
+    def band(self, name: LayerSpec) -> StepMap:
+        """Mean over a band of layers ("shallow", "middle", "deep", or any `LayerSpec`)."""
+        part = self.select(name)
+        return replace(
+            part,
+            scores=part.scores.mean(0, keepdim=True),
+            layers=part.layers[:1],
+            settings={**self.settings, "band": str(name), "band_layers": list(part.layers)},
+        )
+
+    def normalize(self, by: Literal["row", "layer"]) -> StepMap:
+        """Scale each query step's row, or each layer's map, to a sum of one (of magnitudes).
+
+        Rows and layers that are all zero stay zero.
+
+        Raises:
+            StepMapError: `by` is neither.
+        """
+        if by not in ("row", "layer"):
+            raise StepMapError(f"expected by='row' or by='layer', got {by!r}")
+        axes = (-1,) if by == "row" else (-2, -1)
+        total = self.scores.abs().sum(axes, keepdim=True)
+        scores = torch.where(total > 0, self.scores / total.clamp_min(1e-45), 0.0)
+        return replace(self, scores=scores, settings={**self.settings, "normalized": by})
+
+    def mean_over_heads(self) -> StepMap:
+        """The map with its head axis averaged away."""
+        return replace(self, scores=self.scores.mean(1)) if self.per_head else self
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per layer (and head), query step and key step at or below the diagonal."""
+        columns = ["layer", "head"] if self.per_head else ["layer"]
+        columns += ["query_step", "key_step"]
+        indices = torch.ones_like(self.scores, dtype=torch.bool).tril().nonzero()
+        table = pd.DataFrame(indices.numpy(), columns=columns)
+        table["layer"] = [self.layers[i] for i in table["layer"]]
+        for end in ("query", "key"):
+            table[f"{end}_segment"] = [self.steps[i].segment for i in table[f"{end}_step"]]
+        table["score"] = self.scores[tuple(indices.T)].double().numpy()
+        return table
+
+    def plot(self, ax: Axes | None = None, **options: Any) -> Axes:
+        """Draw the map, averaged over layers and heads: `stepflow_tl.plots.plot_step_map`."""
+        from stepflow_tl.plots import plot_step_map
+
+        return plot_step_map(self, ax=ax, **options)
+
+    def save(self, path: str | Path) -> None:
+        """Write the map to one safetensors file (scores, and the rest as JSON)."""
+        facts = {
+            "layers": list(self.layers),
+            "n_layers": self.n_layers,
+            "steps": [vars(step) for step in self.steps],
+            "settings": dict(self.settings),
+        }
+        write_file(path, _FILE_KIND, {"scores": self.scores}, facts)
+
+    @classmethod
+    def load(cls, path: str | Path) -> StepMap:
+        """Read a map that `save` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            StepMapError: The file is truncated, or not a step map.
+        """
+        tensors, facts = read_file(path, _FILE_KIND, StepMapError)
+        return cls(
+            scores=tensors["scores"],
+            layers=tuple(facts["layers"]),
+            n_layers=facts["n_layers"],
+            steps=tuple(Step(**step) for step in facts["steps"]),
+            settings=facts["settings"],
+        )

@@ -1,0 +1,83 @@
+"""Score rules and objectives of Step-Saliency."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from stepflow_tl.trace import Trace
+
+Rule = Literal["attention_x_gradient", "signed", "gradient", "attention"]
+"""How pattern A and gradient G give a token score: |A G| (the default), A G, |G|, or A."""
+
+Objective = Literal["token", "sequence", "summary", "answer"]
+"""Whose gradient: each row's own loss L_t (the paper), or one mean loss over all predictions (the
+authors' code), over the summary's, or over the answer's."""
+
+
+def check_choice(name: str, value: str, choices: object) -> None:
+    """Refuse a setting that is none of the choices.
+
+    Raises:
+        ValueError: Naming what was expected and what came.
+    """
+    if value not in get_args(choices):
+        raise ValueError(f"expected {name} in {list(get_args(choices))}, got {value!r}")
+
+
+def token_scores(
+    pattern: Float[Tensor, "*batch query key"],
+    gradient: Float[Tensor, "*batch query key"],
+    rule: Rule,
+) -> Float[Tensor, "*batch query key"]:
+    """Token influence of each key on each query, per head (inside the mean of Eq. 1)."""
+    if rule == "attention":
+        return pattern
+    if rule == "gradient":
+        return gradient.abs()
+    product = pattern * gradient
+    return product if rule == "signed" else product.abs()
+
+
+def objective_weights(trace: Trace, objective: Objective) -> Float[Tensor, "pos"]:
+    """Weight of each row's next-token negative log-likelihood L_t in the loss.
+
+    Raises:
+        ValueError: The trace has no summary, no answer, or nothing to predict.
+    """
+    length = len(trace)
+    if length < 2:
+        raise ValueError(
+            f"Step-Saliency needs a next token to predict: expected >= 2 tokens, got {length}"
+        )
+    weights = torch.zeros(length, dtype=torch.float64)
+    if objective == "token":
+        weights[:-1] = 1.0
+        return weights
+    span = {
+        "sequence": (1, length),
+        "summary": (trace.summary.start, trace.summary.stop),
+        "answer": trace.answer_span,
+    }[objective]
+    if span is None or span[0] >= span[1]:
+        needed = "a boxed answer in the response" if objective == "answer" else "a summary"
+        raise ValueError(f"objective={objective!r} needs {needed}, found none in {trace!r}")
+    weights[span[0] - 1 : span[1] - 1] = 1.0 / (span[1] - span[0])
+    return weights
+
+
+def next_token_loss(
+    logits: Float[Tensor, "1 pos vocab"],
+    tokens: Int[Tensor, "1 pos"],
+    weights: Float[Tensor, "pos"],
+) -> Float[Tensor, ""]:
+    """Weighted sum of the rows' next-token negative log-likelihoods."""
+    rows = weights.nonzero()[:, 0].to(logits.device)
+    targets = tokens[0, (rows + 1).to(tokens.device)].to(logits.device)
+    chosen = logits[0, rows]
+    chosen = chosen.double() if chosen.dtype == torch.float64 else chosen.float()
+    losses = torch.nn.functional.cross_entropy(chosen, targets, reduction="none")
+    return (losses * weights.to(losses)[rows]).sum()

@@ -1,0 +1,24 @@
+"""Flows and tolerances that several tests use."""
+
+import torch
+
+from stepflow_tl.interventions import OddsEqualBridge, StepFlow, StepMomentum
+
+OEB = OddsEqualBridge(tau_max=0.9, layers=(0, 1))
+SMI = StepMomentum(alpha=0.7, layers=(1, 2, 3))
+FLOW = StepFlow(OEB, SMI)
+FLOWS = {
+    "both": FLOW,
+    "question": StepFlow(OddsEqualBridge(tau_max=0.9, layers="all", bridge="question")),
+    "scale": StepFlow(OddsEqualBridge(tau_max=0.9, layers="all", infeasible="scale")),
+    "skip": StepFlow(OddsEqualBridge(tau_max=0.9, layers="all", infeasible="skip")),
+    "whole-steps": StepFlow(StepMomentum(alpha=0.7, layers="all", window="step")),
+    "one-token": StepFlow(StepMomentum(alpha=0.7, layers="all", window=1)),
+    "all-boundaries": StepFlow(
+        StepMomentum(alpha=-0.7, layers="all", boundaries="all", window="step"), OEB
+    ),
+}
+EXACT = dict(atol=0.0, rtol=0.0)
+NEAR = dict(atol=3e-4, rtol=1e-4)
+
+close = torch.testing.assert_close
