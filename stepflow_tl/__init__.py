@@ -11,7 +11,9 @@ Example::
     run.ledger
 """
 
+from stepflow_tl.diagnostics import compare_groups, diagnose
 from stepflow_tl.formats import Format
+from stepflow_tl.generation import GenerationError, generate
 from stepflow_tl.interventions import (
     Intervention,
     InterventionWarning,
@@ -28,6 +30,7 @@ from stepflow_tl.version import __version__
 
 __all__ = [
     "Format",
+    "GenerationError",
     "Intervention",
     "InterventionWarning",
     "Ledger",
@@ -42,6 +45,9 @@ __all__ = [
     "Trace",
     "TraceError",
     "__version__",
+    "compare_groups",
+    "diagnose",
+    "generate",
     "load_model",
     "resolve_layers",
     "step_saliency",

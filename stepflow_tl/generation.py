@@ -1,0 +1,284 @@
+"""Generation: questions in, traces out, under whatever interventions are attached."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from stepflow_tl.formats import Format, resolve_format
+from stepflow_tl.models import decode, model_name, pad_token_id, tokenizer_of
+from stepflow_tl.reading import end_token_ids
+from stepflow_tl.trace import Trace
+from stepflow_tl.tracking import declare_prompts
+
+
+class GenerationError(ValueError):
+    """A question or a setting that nothing can be generated from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: 0 for the most likely token.
+        top_p: Sample from the smallest set of tokens with at least this probability.
+        seed: Together with question and sample number, it seeds each trace on its own, so that a
+            trace does not depend on the batch it was made in.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            GenerationError: A setting is out of range.
+        """
+        if not 0.0 <= self.temperature < float("inf"):
+            raise GenerationError(f"expected temperature >= 0, got {self.temperature}")
+        if not 0.0 < self.top_p <= 1.0:
+            raise GenerationError(f"expected top_p in (0, 1], got {self.top_p}")
+
+    def generator(self, question: str, sample: int) -> torch.Generator:
+        """The random numbers of one trace."""
+        digest = hashlib.sha256(f"{self.seed}\0{sample}\0{question}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+    def choose(
+        self, logits: Float[Tensor, "batch vocab"], generators: Sequence[torch.Generator]
+    ) -> Int[Tensor, "batch"]:
+        """The next token of each row."""
+        if self.temperature == 0.0:
+            return logits.argmax(-1)
+        probabilities = (logits.float() / self.temperature).softmax(-1)
+        ordered, tokens = probabilities.sort(dim=-1, descending=True)
+        reached = ordered.cumsum(-1)
+        ordered = ordered.masked_fill(reached - ordered >= self.top_p, 0.0)
+        reached = ordered.cumsum(-1)
+        drawn = torch.cat([torch.rand(1, generator=g) for g in generators]).to(logits.device)
+        chosen = torch.searchsorted(reached, (drawn * reached[:, -1])[:, None], right=True)
+        return tokens.gather(1, chosen.clamp_max(tokens.shape[1] - 1))[:, 0]
+
+
+def prompt_token_ids(tokenizer: Any, question: str, *, chat: bool = True) -> list[int]:
+    """Token ids of the prompt that asks a question.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        question: What the user asks.
+        chat: Render it with the tokenizer's chat template, ready for the response; else the
+            question itself is the prompt.
+
+    Raises:
+        GenerationError: The question is empty, or there is no chat template.
+    """
+    if not isinstance(question, str) or not question.strip():
+        raise GenerationError(f"expected a question with some text, got {question!r}")
+    if not chat:
+        return list(tokenizer(question)["input_ids"])
+    if not getattr(tokenizer, "chat_template", None):
+        raise GenerationError(
+            "the tokenizer has no chat template to ask the question with; set "
+            "tokenizer.chat_template, or pass chat=False to use the question itself as the prompt"
+        )
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
+    )
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@overload
+def generate(
+    model: Any,
+    questions: str,
+    *,
+    samples: None = ...,
+    max_new_tokens: int = ...,
+    temperature: float = ...,
+    top_p: float = ...,
+    seed: int = ...,
+    batch_size: int = ...,
+    format: str | Format = ...,
+    chat: bool = ...,
+    progress: bool = ...,
+) -> Trace: ...
+@overload
+def generate(
+    model: Any,
+    questions: Sequence[str],
+    *,
+    samples: int | None = ...,
+    max_new_tokens: int = ...,
+    temperature: float = ...,
+    top_p: float = ...,
+    seed: int = ...,
+    batch_size: int = ...,
+    format: str | Format = ...,
+    chat: bool = ...,
+    progress: bool = ...,
+) -> list[Trace]: ...
+def generate(
+    model: Any,
+    questions: str | Sequence[str],
+    *,
+    samples: int | None = None,
+    max_new_tokens: int = 512,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 32,
+    format: str | Format = "auto",
+    chat: bool = True,
+    progress: bool = False,
+) -> Trace | list[Trace]:
+    """Let the model answer questions, under whatever StepFlow is attached to it.
+
+    Args:
+        model: A `TransformerBridge` or `HookedTransformer`.
+        questions: One question, or several.
+        samples: Traces per question; None for one.
+        max_new_tokens: Cut a response here; its trace then has ``ended`` False.
+        temperature: 0 for greedy decoding, which makes all samples of a question equal.
+        top_p: Nucleus sampling's probability.
+        seed: Same seed, same traces; each trace draws from its own generator.
+        batch_size: Prompts decoded together, left-padded, against one KV cache.
+        format: How the model writes its reasoning.
+        chat: Whether to ask with the tokenizer's chat template.
+        progress: Show a progress bar.
+
+    Returns:
+        A `Trace` for a single question without `samples`; else a list, the samples of each
+        question in turn.
+
+    Raises:
+        GenerationError: No question, an empty one, or a setting out of range.
+    """
+    single = isinstance(questions, str) and samples is None
+    asked = [questions] if isinstance(questions, str) else list(questions)
+    for name, value in (
+        ("samples", 1 if samples is None else samples),
+        ("max_new_tokens", max_new_tokens),
+        ("batch_size", batch_size),
+    ):
+        if value < 1:
+            raise GenerationError(f"expected {name} >= 1, got {value}")
+    if not asked:
+        raise GenerationError("expected at least one question, got none")
+    sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
+    tokenizer = tokenizer_of(model)
+    form = resolve_format(format, tokenizer)
+    prompts = [prompt_token_ids(tokenizer, question, chat=chat) for question in asked]
+    jobs = [(i, sample) for i in range(len(asked)) for sample in range(samples or 1)]
+    traces: list[Trace] = []
+    with tqdm(total=len(jobs), unit="trace", disable=not progress) as bar:
+        for first in range(0, len(jobs), batch_size):
+            batch = jobs[first : first + batch_size]
+            generators = [sampling.generator(asked[i], sample) for i, sample in batch]
+            rows = [prompts[i] for i, _ in batch]
+            responses = decode_batch(
+                model,
+                rows,
+                sampling=sampling,
+                generators=generators,
+                form=form,
+                limit=max_new_tokens,
+            )
+            for (i, sample), row, response in zip(batch, rows, responses, strict=True):
+                traces.append(
+                    Trace.from_token_ids(
+                        model,
+                        row + response,
+                        prompt_length=len(row),
+                        format=form,
+                        strict=False,
+                        metadata={
+                            "question": asked[i],
+                            "sample": sample,
+                            "seed": seed,
+                            "temperature": temperature,
+                            "top_p": top_p,
+                            "max_new_tokens": max_new_tokens,
+                            "model": model_name(model),
+                        },
+                    )
+                )
+            bar.update(len(batch))
+    return traces[0] if single else traces
+
+
+def decode_batch(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    sampling: Sampling,
+    generators: Sequence[torch.Generator],
+    form: Format,
+    limit: int,
+) -> list[list[int]]:
+    """Decode one left-padded batch, up to `limit` new tokens a row.
+
+    Returns:
+        Each row's response, up to and including its end token.
+    """
+    device = next(model.parameters()).device
+    tokens, mask = _pad_left(prompts, pad_token_id(model))
+    pads = [tokens.shape[1] - len(prompt) for prompt in prompts]
+    ends = torch.tensor(sorted(end_token_ids(model)), device=device)
+    with torch.no_grad(), declare_prompts([len(p) for p in prompts], pads, form):
+        steps = _decoding_steps(
+            model, tokens.to(device), mask.to(device), sampling, generators, limit, ends
+        )
+        columns = torch.stack(list(steps), dim=1).tolist()
+    stop = set(ends.tolist())
+    return [_up_to_end(row, stop) for row in columns]
+
+
+def _decoding_steps(
+    model: Any,
+    tokens: Int[Tensor, "batch new"],
+    mask: Int[Tensor, "batch pos"],
+    sampling: Sampling,
+    generators: Sequence[torch.Generator],
+    limit: int,
+    ends: Int[Tensor, "end"],
+) -> Iterator[Int[Tensor, "batch"]]:
+    """The next token of every row, until all rows have ended or the limit is reached."""
+    cache = None
+    finished: Bool[Tensor, "batch"] = torch.zeros(
+        len(generators), dtype=torch.bool, device=tokens.device
+    )
+    for _ in range(limit):
+        logits, cache = decode(model, tokens, mask, cache)
+        chosen = sampling.choose(logits, generators)
+        yield chosen
+        finished = finished | torch.isin(chosen, ends)
+        if bool(finished.all()):
+            return
+        tokens = chosen[:, None]
+        mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
+
+
+def _pad_left(
+    prompts: Sequence[Sequence[int]], pad_id: int
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+    longest = max(len(prompt) for prompt in prompts)
+    padded = [[pad_id] * (longest - len(p)) + list(p) for p in prompts]
+    mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
+    return torch.tensor(padded), torch.tensor(mask)
+
+
+def _up_to_end(row: list[int], ends: set[int]) -> list[int]:
+    for i, token in enumerate(row):
+        if token in ends:
+            return row[: i + 1]
+    return row
