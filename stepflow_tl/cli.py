@@ -1,0 +1,195 @@
+"""The command line: thin over the library."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+
+app = typer.Typer(
+    name="stepflow-tl",
+    help="See and repair how information flows between the steps of a reasoning trace.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="'reasoner' (bundled), a Hugging Face name, or a local folder."
+    ),
+]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for summary.json, tables and pictures.")] = Path(
+        "outputs/demo"
+    ),
+    per_set: Annotated[
+        int, typer.Option(min=1, help="Problems in each set (by number of operations).")
+    ] = 50,
+    seed: Annotated[int, typer.Option(help="Of the problems.")] = 2026,
+) -> None:
+    """Run the main job on the bundled reasoner: solve, look, repair, compare.
+
+    Writes step maps of a correct and a wrong trace, the failure figures by layer, and a table of
+    the same problems solved with and without StepFlow.
+    """
+    from stepflow_tl.demo import DemoSettings, run_demo
+
+    settings = DemoSettings(per_set=per_set, seed=seed)
+    summary = run_demo(out, settings, progress=True)
+    table = pd.DataFrame(summary["table"])
+    typer.echo(format_table(table))
+    typer.echo(f"\n{summary['verdict']}\n")
+    for name in ["summary.json", "table.csv", *summary["pictures"]]:
+        typer.echo(f"  {out / name}")
+    typer.echo(f"in {summary['seconds']:.0f} s")
+
+
+@app.command()
+def generate(
+    questions: Annotated[list[str], typer.Argument(help="One question, or several.")],
+    model: Model = "reasoner",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the traces, one .safetensors file each.")
+    ] = None,
+    stepflow: Annotated[
+        bool, typer.Option("--stepflow/--plain", help="Decode under StepFlow, or without it.")
+    ] = False,
+    tau_max: Annotated[float, typer.Option(help="OEB's tau_max (paper: 0.15); 0 is off.")] = 0.15,
+    alpha: Annotated[float, typer.Option(help="SMI's alpha (paper: 0.06); 0 is off.")] = 0.06,
+    samples: Annotated[int, typer.Option(min=1, help="Traces per question.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Cut a response here.")] = 1024,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus sampling.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Same seed, same traces.")] = 0,
+) -> None:
+    """Let a model answer questions, and show its traces step by step.
+
+    Example: stepflow-tl generate --stepflow "How many books does Ann have? ..."
+    """
+    from stepflow_tl import OddsEqualBridge, StepFlow, StepMomentum, load_model
+    from stepflow_tl import generate as generate_traces
+
+    loaded = load_model(model)
+    interventions = (OddsEqualBridge(tau_max=tau_max), StepMomentum(alpha=alpha))
+    flow = StepFlow(*interventions) if stepflow else StepFlow()
+    with flow.attach(loaded) as run:
+        traces = generate_traces(
+            loaded,
+            questions,
+            samples=samples,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            progress=True,
+        )
+    for number, trace in enumerate(traces):
+        for step in trace.steps:
+            typer.echo(f"{step.index:4d} {step.segment:9s} {printable(step.text)}")
+        if not trace.ended:
+            typer.echo("     (cut at max_new_tokens)")
+        typer.echo(f"     answer: {printable(trace.answer or 'none')}\n")
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            trace.save(out / f"trace_{number:04d}.safetensors")
+    if stepflow:
+        typer.echo(repr(run.ledger))
+
+
+@app.command()
+def saliency(
+    trace: Annotated[
+        Path, typer.Argument(help="A saved trace (.safetensors), or a transcript as text (.txt).")
+    ],
+    model: Model = "reasoner",
+    out: Annotated[Path | None, typer.Option(help="Save the map here (.safetensors).")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw shallow and deep maps here.")] = None,
+    rule: Annotated[
+        str, typer.Option(help="attention_x_gradient, signed, gradient or attention.")
+    ] = "attention_x_gradient",
+    objective: Annotated[
+        str, typer.Option(help="token (the paper), sequence (its code), summary or answer.")
+    ] = "token",
+) -> None:
+    """Compute the step-to-step saliency map of a trace.
+
+    A transcript must hold the model's own delimiters, for example <think> and </think>.
+    """
+    from stepflow_tl import load_model, step_saliency
+
+    loaded = load_model(model)
+    step_map = step_saliency(
+        loaded,
+        _read_trace(trace, loaded),
+        rule=rule,  # type: ignore[arg-type]
+        objective=objective,  # type: ignore[arg-type]
+    )
+    typer.echo(repr(step_map))
+    if out is not None:
+        step_map.save(out)
+        typer.echo(f"  {out}")
+    if picture is not None:
+        from stepflow_tl.plots import figure_step_flow, save_figure
+
+        files = save_figure(
+            figure_step_flow({trace.stem: step_map}),
+            picture,
+            formats=[picture.suffix.lstrip(".") or "png"],
+        )
+        typer.echo(f"  {files[0]}")
+
+
+@app.command()
+def diagnose(
+    step_map: Annotated[Path, typer.Argument(help="A map that `saliency --out` saved.")],
+) -> None:
+    """Print the failure figures of a map: Shallow Lock-in and Deep Decay, layer by layer."""
+    from stepflow_tl import StepMap
+    from stepflow_tl import diagnose as diagnose_map
+
+    typer.echo(diagnose_map(StepMap.load(step_map)).round(3).to_string(index=False))
+
+
+def format_table(table: pd.DataFrame) -> str:
+    """The demo's table, as printed: accuracies with their intervals."""
+    shown = table[["problems", "n"]].copy()
+    for name in ("baseline", "StepFlow", "difference"):
+        columns = table[[name, f"{name}_low", f"{name}_high"]].to_numpy()
+        shown[name] = [f"{v:.3f} [{low:.3f}, {high:.3f}]" for v, low, high in columns]
+    shown[["fixed", "broken"]] = table[["fixed", "broken"]]
+    shown["p"] = [f"{p:.2g}" for p in table["p_value"]]
+    return shown.to_string(index=False)
+
+
+def printable(text: str) -> str:
+    """Model output on one line, without control characters: it is untrusted."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _read_trace(path: Path, model: Any) -> Any:
+    from stepflow_tl import Trace
+
+    if path.suffix == ".safetensors":
+        return Trace.load(path)
+    return Trace.from_text(model, path.read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    """Run the command line; an error is one line on standard error."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+    except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.exit(1)

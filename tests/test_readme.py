@@ -1,0 +1,37 @@
+"""The README's examples run as they stand."""
+
+import re
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+
+from stepflow_tl import cli
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_fifteen_lines_run(capsys):
+    mpl.use("Agg")
+    names: dict[str, object] = {}
+    exec(BLOCKS[0], names)
+    plt.close("all")
+    trace = names["trace"]
+    assert names["logits"].shape[:2] == (1, len(trace))
+    assert trace.steps[1].text in capsys.readouterr().out
+
+
+def test_a_format_of_ones_own_reads_a_transcript(qwen2, tokenizer):
+    ids = tokenizer("Why?[REASON]\nOne.\nTwo.\n[ANSWER]\nSo.")["input_ids"]
+    names = {"model": qwen2, "ids": ids, "n": len(tokenizer("Why?")["input_ids"])}
+    exec("from stepflow_tl import Format, Trace\n" + BLOCKS[2], names)
+    steps = [step.text.strip() for step in names["trace"].steps]
+    assert steps == ["Why?", "One.", "Two.\n[ANSWER", "So."]  # a delimiter of several tokens
+
+
+def test_the_commands_named_exist():
+    commands = {info.callback.__name__ for info in cli.app.registered_commands}
+    named = re.search(r"`stepflow-tl (demo[ |a-z]*)`", README)
+    assert named is not None
+    assert set(named.group(1).split(" | ")) == commands
