@@ -190,6 +190,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
-    except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+    except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
+        hint = "; pictures need pip install 'stepflow-tl[viz]'"
+        wanted = hint if getattr(error, "name", None) == "matplotlib" else ""
+        sys.stderr.write(f"error: {' '.join(str(error).split())}{wanted}\n")
         sys.exit(1)

@@ -104,3 +104,15 @@ def test_ctrl_c_is_no_traceback(run, monkeypatch):
 
 def test_model_output_cannot_steer_the_terminal():
     assert cli.printable(" a\n\x1b[31mb\x07 c") == "a [31mb c"
+
+
+def test_without_matplotlib_the_extra_is_named(run, monkeypatch):
+    def missing(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+
+    monkeypatch.setattr("stepflow_tl.load_model", missing)
+    code, _, err = run("generate", "Why?")
+    assert code == 1
+    assert (
+        err == "error: No module named 'matplotlib'; pictures need pip install 'stepflow-tl[viz]'\n"
+    )
