@@ -27,6 +27,8 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from stepflow_tl.reasoner import WEIGHTS
+
 SiteName = Literal[
     "embed", "resid_pre", "rot_q", "rot_k", "v", "attn_scores", "pattern", "z", "resid_post"
 ]
@@ -69,13 +71,13 @@ def load_model(
     from transformer_lens.model_bridge import TransformerBridge
     from transformers.utils import logging as hf_logging
 
-    path = reasoner_weights() if str(name) == "reasoner" else Path(name)
+    path = WEIGHTS if str(name) == "reasoner" else Path(name)
     if path.is_dir() and not (path / "config.json").is_file():
         raise ModelError(
             f"expected a Hugging Face checkpoint in {path}, found no config.json there"
         )
     source = str(path) if path.is_dir() else str(name)
-    if device is not None and "device_map" not in boot_options:
+    if device is not None:
         boot_options["device"] = str(device)
     bars = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
@@ -98,15 +100,10 @@ def load_model(
     return model
 
 
-def reasoner_weights() -> Path:
-    """Folder of the bundled reasoner's checkpoint."""
-    return Path(__file__).parent / "reasoner" / "weights"
-
-
 def model_name(model: Any) -> str:
     """Name of a model, for records: the last part of a local folder's path."""
     name = str(getattr(model.cfg, "model_name", "unknown"))
-    if Path(name) == reasoner_weights():
+    if Path(name) == WEIGHTS:
         return "reasoner"
     return Path(name).name if Path(name).is_dir() else name
 

@@ -7,12 +7,12 @@ from stepflow_tl.demo import DemoSettings, Solved, compare_runs, matched_pairs, 
 from stepflow_tl.reasoner import Verdict, make_problem
 
 SMALL = DemoSettings(
-    per_set=5,
+    per_set=8,
     difficulties=(2,),
-    recall_difficulties=(8,),
+    recall_difficulties=(12,),
     maps_per_outcome=2,
-    max_new_tokens=300,
-    batch_size=10,
+    max_new_tokens=400,
+    batch_size=16,
 )
 
 
@@ -27,13 +27,13 @@ def test_the_summary_holds_settings_results_and_versions(demo):
     assert json.loads((folder / "summary.json").read_text())["table"] == summary["table"]
     assert list(summary["settings"]["difficulties"]) == [2]
     assert [(row["problems"], row["n"]) for row in summary["table"]] == [
-        ("2", 5),
-        ("8, recall", 5),
-        ("all", 10),
+        ("2", 8),
+        ("12, recall", 8),
+        ("all", 16),
     ]
     for row in summary["table"]:
         assert row["baseline_low"] <= row["baseline"] <= row["baseline_high"]
-    assert "n = 10" in summary["verdict"]
+    assert "n = 16" in summary["verdict"]
     assert {record["intervention"] for record in summary["ledger"]} == {
         "OddsEqualBridge",
         "StepMomentum",
@@ -43,7 +43,13 @@ def test_the_summary_holds_settings_results_and_versions(demo):
 
 def test_every_picture_named_is_there(demo):
     folder, summary = demo
-    assert "accuracy.png" in summary["pictures"]
+    assert summary["mapped_traces_per_outcome"] > 0
+    assert sorted(summary["pictures"]) == [
+        "accuracy.png",
+        "failure_curves.png",
+        "step_flow.png",
+        "token_and_step_maps.png",
+    ]
     for name in summary["pictures"]:
         assert (folder / name).stat().st_size > 10_000
 

@@ -10,7 +10,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from stepflow_tl.models import attention_window, hook_name, score_scale, score_softcap
+from stepflow_tl.models import (
+    attention_window,
+    hook_name,
+    n_layers,
+    score_scale,
+    score_softcap,
+)
 from stepflow_tl.saliency.rules import (
     Objective,
     Rule,
@@ -52,7 +58,7 @@ def hooked_scores(
     if needs_gradient:
         hooks.append((hook_name("embed"), _start_graph))
         if objective == "token":
-            for layer in range(int(model.cfg.n_layers)):
+            for layer in range(n_layers(model)):
                 hooks += _own_row_only(model, layer)
     for layer in layers:
         visible = _visible_keys(len(trace), attention_window(model, layer))
