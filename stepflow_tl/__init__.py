@@ -11,6 +11,7 @@ Example::
     run.ledger
 """
 
+from stepflow_tl.budget import ThinkingBudget
 from stepflow_tl.diagnostics import compare_groups, diagnose
 from stepflow_tl.formats import Format
 from stepflow_tl.generation import GenerationError, generate
@@ -25,29 +26,55 @@ from stepflow_tl.interventions import (
 from stepflow_tl.layers import resolve_layers
 from stepflow_tl.models import ModelError, load_model
 from stepflow_tl.saliency import StepMap, StepMapError, step_saliency, token_saliency
+from stepflow_tl.strategies import (
+    BudgetForcing,
+    ChainOfThought,
+    Decoding,
+    Plain,
+    SelfConsistency,
+    Strategy,
+)
+from stepflow_tl.sweep import Grid, LocalExecutor, RayExecutor, Store, StoreError, Sweep, grid
+from stepflow_tl.tasks import Task, WordProblems
 from stepflow_tl.trace import Segment, Step, Trace, TraceError
 from stepflow_tl.version import __version__
 
 __all__ = [
+    "BudgetForcing",
+    "ChainOfThought",
+    "Decoding",
     "Format",
     "GenerationError",
+    "Grid",
     "Intervention",
     "InterventionWarning",
     "Ledger",
+    "LocalExecutor",
     "ModelError",
     "OddsEqualBridge",
+    "Plain",
+    "RayExecutor",
     "Segment",
+    "SelfConsistency",
     "Step",
     "StepFlow",
     "StepMap",
     "StepMapError",
     "StepMomentum",
+    "Store",
+    "StoreError",
+    "Strategy",
+    "Sweep",
+    "Task",
+    "ThinkingBudget",
     "Trace",
     "TraceError",
+    "WordProblems",
     "__version__",
     "compare_groups",
     "diagnose",
     "generate",
+    "grid",
     "load_model",
     "resolve_layers",
     "step_saliency",

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from stepflow_tl.budget import Forcing, ThinkingBudget
 from stepflow_tl.formats import Format, resolve_format
 from stepflow_tl.models import decode, model_name, pad_token_id, tokenizer_of
 from stepflow_tl.reading import end_token_ids
@@ -110,6 +111,7 @@ def generate(
     batch_size: int = ...,
     format: str | Format = ...,
     chat: bool = ...,
+    budget: ThinkingBudget | None = ...,
     progress: bool = ...,
 ) -> Trace: ...
 @overload
@@ -125,6 +127,7 @@ def generate(
     batch_size: int = ...,
     format: str | Format = ...,
     chat: bool = ...,
+    budget: ThinkingBudget | None = ...,
     progress: bool = ...,
 ) -> list[Trace]: ...
 def generate(
@@ -139,6 +142,7 @@ def generate(
     batch_size: int = 32,
     format: str | Format = "auto",
     chat: bool = True,
+    budget: ThinkingBudget | None = None,
     progress: bool = False,
 ) -> Trace | list[Trace]:
     """Let the model answer questions, under whatever StepFlow is attached to it.
@@ -154,6 +158,7 @@ def generate(
         batch_size: Prompts decoded together, left-padded, against one KV cache.
         format: How the model writes its reasoning.
         chat: Whether to ask with the tokenizer's chat template.
+        budget: Cut or prolong the thinking at a number of tokens.
         progress: Show a progress bar.
 
     Returns:
@@ -162,6 +167,7 @@ def generate(
 
     Raises:
         GenerationError: No question, an empty one, or a setting out of range.
+        ValueError: The budget does not fit the format.
     """
     single = isinstance(questions, str) and samples is None
     asked = [questions] if isinstance(questions, str) else list(questions)
@@ -177,6 +183,7 @@ def generate(
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
     tokenizer = tokenizer_of(model)
     form = resolve_format(format, tokenizer)
+    forcing = None if budget is None else budget.plan(tokenizer, form, end_token_ids(model))
     prompts = [prompt_token_ids(tokenizer, question, chat=chat) for question in asked]
     jobs = [(i, sample) for i in range(len(asked)) for sample in range(samples or 1)]
     traces: list[Trace] = []
@@ -192,6 +199,7 @@ def generate(
                 generators=generators,
                 form=form,
                 limit=max_new_tokens,
+                forcing=forcing,
             )
             for (i, sample), row, response in zip(batch, rows, responses, strict=True):
                 traces.append(
@@ -224,6 +232,7 @@ def decode_batch(
     generators: Sequence[torch.Generator],
     form: Format,
     limit: int,
+    forcing: Forcing | None = None,
 ) -> list[list[int]]:
     """Decode one left-padded batch, up to `limit` new tokens a row.
 
@@ -236,7 +245,7 @@ def decode_batch(
     ends = torch.tensor(sorted(end_token_ids(model)), device=device)
     with torch.no_grad(), declare_prompts([len(p) for p in prompts], pads, form):
         steps = _decoding_steps(
-            model, tokens.to(device), mask.to(device), sampling, generators, limit, ends
+            model, tokens.to(device), mask.to(device), sampling, generators, limit, ends, forcing
         )
         columns = torch.stack(list(steps), dim=1).tolist()
     stop = set(ends.tolist())
@@ -251,15 +260,20 @@ def _decoding_steps(
     generators: Sequence[torch.Generator],
     limit: int,
     ends: Int[Tensor, "end"],
+    forcing: Forcing | None,
 ) -> Iterator[Int[Tensor, "batch"]]:
     """The next token of every row, until all rows have ended or the limit is reached."""
     cache = None
     finished: Bool[Tensor, "batch"] = torch.zeros(
         len(generators), dtype=torch.bool, device=tokens.device
     )
+    forced = None if forcing is None else forcing.rows(len(generators))
     for _ in range(limit):
         logits, cache = decode(model, tokens, mask, cache)
         chosen = sampling.choose(logits, generators)
+        if forced is not None:
+            rows = zip(forced, chosen.tolist(), strict=True)
+            chosen = torch.tensor([row.next(token) for row, token in rows]).to(chosen)
         yield chosen
         finished = finished | torch.isin(chosen, ends)
         if bool(finished.all()):

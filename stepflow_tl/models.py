@@ -19,6 +19,7 @@ hook                 shape                         note
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,6 +107,16 @@ def model_name(model: Any) -> str:
     if Path(name) == WEIGHTS:
         return "reasoner"
     return Path(name).name if Path(name).is_dir() else name
+
+
+def weights_hash(model: Any) -> str:
+    """SHA-256 over the names, types, shapes and bytes of all parameters: 16 hex digits."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters(), key=lambda pair: pair[0]):
+        tensor = parameter.detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def n_layers(model: Any) -> int:

@@ -14,7 +14,7 @@ PACKAGE = Path(stepflow_tl.__file__).parent
 ROOMS = [
     {"version", "files", "layers"},
     {"formats"},
-    {"reading"},
+    {"reading", "budget"},
     {"trace"},
     {"models"},
     {"sequences"},

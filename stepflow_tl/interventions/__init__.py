@@ -6,7 +6,13 @@ from stepflow_tl.interventions.flow import Run, StepFlow
 from stepflow_tl.interventions.ledger import Ledger
 from stepflow_tl.interventions.momentum import StepMomentum
 
+INTERVENTIONS: dict[str, type[Intervention]] = {
+    kind.__name__: kind for kind in (OddsEqualBridge, StepMomentum)
+}
+"""By name, as configurations name them."""
+
 __all__ = [
+    "INTERVENTIONS",
     "Intervention",
     "InterventionWarning",
     "Ledger",

@@ -26,15 +26,22 @@ class Run:
     Attributes:
         ledger: Counts per intervention and layer.
         forwards: Number of forward passes seen.
+        actions: How often any of the interventions acted.
     """
 
     ledger: Ledger
     _tracker: Tracker
+    _actions: tuple[tuple[str, str], ...]
 
     @property
     def forwards(self) -> int:
         """Number of forward passes seen."""
         return self._tracker.forwards
+
+    @property
+    def actions(self) -> int:
+        """How often any of the interventions acted: rows changed, and injections."""
+        return int(sum(self.ledger.total(name, column) for name, column in self._actions))
 
 
 @dataclass(frozen=True, init=False)
@@ -130,7 +137,8 @@ class StepFlow:
         ledger = Ledger()
         tracker = Tracker(model, format=format, prompt_length=prompt_length)
         hooks = self._hooks(model, tracker, ledger)
-        run = Run(ledger, tracker)
+        columns = (item.fired for item in self.interventions)
+        run = Run(ledger, tracker, tuple(zip(self._names(), columns, strict=True)))
         if not hooks:
             yield run
             return

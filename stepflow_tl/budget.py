@@ -1,0 +1,134 @@
+"""Budget forcing: a response's thinking is cut, or prolonged, at a number of tokens.
+
+After Muennighoff et al., "s1: Simple test-time scaling" (2025). Like sampling, it only decides
+which token comes next: it knows nothing of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stepflow_tl.formats import Format
+
+_CLOSINGS = {"think": "\n</think>\n\n", "harmony": "<|end|><|start|>assistant"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThinkingBudget:
+    """How many tokens the thinking of a response may and must have.
+
+    Attributes:
+        least: While the thinking is shorter, the token that would end it is replaced by `wait`.
+        most: When the thinking is this long, it is closed by the format's own delimiter; None for
+            no limit.
+        wait: What is written instead of an end that comes too early.
+    """
+
+    least: int = 0
+    most: int | None = None
+    wait: str = "Wait"
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ValueError: A limit is negative, they contradict each other, or `wait` is empty.
+        """
+        if self.least < 0 or (self.most is not None and self.most < max(1, self.least)):
+            raise ValueError(
+                f"expected 0 <= least <= most and most >= 1 (or None), got least={self.least}, "
+                f"most={self.most}"
+            )
+        if not self.wait:
+            raise ValueError("expected wait to be some text, got ''")
+
+    def plan(self, tokenizer: Any, form: Format, end_ids: frozenset[int]) -> Forcing:
+        """The token ids that this budget means for a tokenizer and a format.
+
+        Raises:
+            ValueError: The format has no delimiter between thinking and summary.
+        """
+        if form.summary_open is None:
+            raise ValueError(
+                f"a thinking budget needs a format with a delimiter after the thinking, and format "
+                f"{form.name!r} has none"
+            )
+
+        def ids(text: str) -> tuple[int, ...]:
+            return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+        closing = _CLOSINGS.get(form.name, form.summary_open)
+        if form.summary_open not in closing:
+            closing += form.summary_open
+        added = set(tokenizer.get_added_vocab().values())
+        enders = [token for token in ids(closing) if token in added][:1]
+        if self.least and not enders:
+            raise ValueError(
+                f"prolonging the thinking needs a delimiter that begins with a token of its own, "
+                f"but the tokenizer splits {closing!r} into ordinary tokens"
+            )
+        return Forcing(
+            budget=self,
+            delimiter=ids(form.summary_open),
+            closing=ids(closing),
+            wait=ids(self.wait),
+            enders=frozenset(enders) | end_ids,
+        )
+
+
+@dataclass(frozen=True)
+class Forcing:
+    """A `ThinkingBudget` in token ids.
+
+    Attributes:
+        budget: The budget.
+        delimiter: What stands between thinking and summary.
+        closing: What is written to close the thinking.
+        wait: What is written to prolong it.
+        enders: Tokens that would end it.
+    """
+
+    budget: ThinkingBudget
+    delimiter: tuple[int, ...]
+    closing: tuple[int, ...]
+    wait: tuple[int, ...]
+    enders: frozenset[int]
+
+    def rows(self, count: int) -> list[ForcedRow]:
+        """A fresh state for each row of a batch."""
+        return [ForcedRow(self) for _ in range(count)]
+
+
+class ForcedRow:
+    """One response under a budget."""
+
+    def __init__(self, forcing: Forcing) -> None:
+        self._forcing = forcing
+        self._written: list[int] = []
+        self._due: Sequence[int] = ()
+        self._closed = False
+
+    def next(self, chosen: int) -> int:
+        """The token that is written where the model chose `chosen`."""
+        token = chosen if self._closed and not self._due else self._within_thinking(chosen)
+        self._written.append(token)
+        delimiter = self._forcing.delimiter
+        if tuple(self._written[-len(delimiter) :]) == delimiter:
+            self._closed = True
+        return token
+
+    def _within_thinking(self, chosen: int) -> int:
+        forcing = self._forcing
+        if not self._due:
+            length, most = len(self._written), forcing.budget.most
+            if most is not None and length >= most:
+                self._due, self._closed = forcing.closing, True
+            elif chosen in forcing.enders and length < forcing.budget.least:
+                self._due = forcing.wait
+            else:
+                return chosen
+        token, *rest = self._due
+        self._due = rest
+        return token

@@ -1,0 +1,334 @@
+"""Test-time strategies: how a question is put, how often, and which answer is taken.
+
+Each works alone or under whatever StepFlow is attached, and says what it cost, so that methods are
+compared at equal compute.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
+
+from stepflow_tl.budget import ThinkingBudget
+from stepflow_tl.formats import Format
+from stepflow_tl.generation import Sampling, generate
+from stepflow_tl.trace import Trace
+
+SameAnswer = Callable[[str, str], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How responses are decoded; see `stepflow_tl.generate`.
+
+    Attributes:
+        max_new_tokens: Where a response is cut.
+        temperature: 0 for greedy decoding.
+        top_p: Nucleus sampling's probability.
+        format: How the model writes its reasoning.
+        chat: Whether to ask with the chat template.
+        batch_size: Responses decoded together. Changes no result.
+    """
+
+    max_new_tokens: int = 700
+    temperature: float = 0.0
+    top_p: float = 1.0
+    format: str | Format = "auto"
+    chat: bool = True
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ValueError: A setting is out of range.
+        """
+        Sampling(temperature=self.temperature, top_p=self.top_p)
+        if min(self.max_new_tokens, self.batch_size) < 1:
+            raise ValueError(
+                f"expected max_new_tokens and batch_size >= 1, got {self.max_new_tokens} and "
+                f"{self.batch_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """What a strategy made of one question.
+
+    Attributes:
+        trace: The trace whose answer is taken.
+        traces: All that were decoded for it.
+        tied: Whether another answer had as many votes.
+        seconds: Its equal share of the time that its batch took.
+    """
+
+    trace: Trace
+    traces: tuple[Trace, ...]
+    tied: bool
+    seconds: float
+
+    @property
+    def tokens(self) -> int:
+        """Tokens generated, over all traces: as many forward passes of one sequence."""
+        return sum(len(trace) - trace.prompt_length for trace in self.traces)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy(ABC):
+    """How a question is put to a model, how often, and which answer is taken."""
+
+    name: ClassVar[str]
+
+    @property
+    def traces_per_answer(self) -> int:
+        """Traces decoded for one answer."""
+        return 1
+
+    @property
+    def label(self) -> str:
+        """Its name, with the settings that are not the defaults."""
+        shown = (f.name for f in fields(self) if getattr(self, f.name) != f.default)
+        settings = ", ".join(f"{name}={getattr(self, name)}" for name in shown)
+        return f"{self.name}({settings})" if settings else self.name
+
+    def draws(self, decoding: Decoding) -> bool:
+        """Whether its answers depend on the seed."""
+        return decoding.temperature > 0.0
+
+    @abstractmethod
+    def solve(
+        self,
+        model: Any,
+        questions: Sequence[str],
+        decoding: Decoding,
+        *,
+        seed: int,
+        same_answer: SameAnswer,
+    ) -> list[Attempt]:
+        """Answer each question, in a batch.
+
+        Args:
+            model: The model, with whatever is attached to it.
+            questions: The questions.
+            decoding: How to decode.
+            seed: Same seed, same traces.
+            same_answer: Whether two answers count as one in a vote.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plain(Strategy):
+    """Ask the question once."""
+
+    name: ClassVar[str] = "plain"
+
+    def solve(
+        self,
+        model: Any,
+        questions: Sequence[str],
+        decoding: Decoding,
+        *,
+        seed: int,
+        same_answer: SameAnswer,
+    ) -> list[Attempt]:
+        """One trace per question."""
+        return _once(model, questions, decoding, seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainOfThought(Strategy):
+    """Ask the question with a prompt after it (Kojima et al. 2022).
+
+    Attributes:
+        prompt: What is added, after a blank.
+    """
+
+    name: ClassVar[str] = "chain_of_thought"
+    prompt: str = "Let's think step by step."
+
+    def solve(
+        self,
+        model: Any,
+        questions: Sequence[str],
+        decoding: Decoding,
+        *,
+        seed: int,
+        same_answer: SameAnswer,
+    ) -> list[Attempt]:
+        """One trace per question."""
+        return _once(model, [f"{q} {self.prompt}" for q in questions], decoding, seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfConsistency(Strategy):
+    """Sample k traces and take the majority's answer (Wang et al. 2023).
+
+    Among equally frequent answers the one that was sampled first is taken, and the tie reported.
+    Traces without an answer have no vote.
+
+    Attributes:
+        k: Number of traces.
+        temperature: Of the sampling; None for the decoding's own, which must then be above 0.
+        top_p: Nucleus sampling's probability; None for the decoding's own.
+    """
+
+    name: ClassVar[str] = "self_consistency"
+    k: int
+    temperature: float | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ValueError: A setting is out of range.
+        """
+        if self.k < 1:
+            raise ValueError(f"SelfConsistency: expected k >= 1, got {self.k}")
+        if self.temperature is not None and not self.temperature > 0:
+            raise ValueError(f"SelfConsistency: expected temperature > 0, got {self.temperature}")
+        self._decoding(Decoding(temperature=1.0))
+
+    @property
+    def traces_per_answer(self) -> int:
+        """K."""
+        return self.k
+
+    def draws(self, decoding: Decoding) -> bool:
+        """True."""
+        return True
+
+    def _decoding(self, decoding: Decoding) -> Decoding:
+        temperature = decoding.temperature if self.temperature is None else self.temperature
+        top_p = decoding.top_p if self.top_p is None else self.top_p
+        return replace(decoding, temperature=temperature, top_p=top_p)
+
+    def solve(
+        self,
+        model: Any,
+        questions: Sequence[str],
+        decoding: Decoding,
+        *,
+        seed: int,
+        same_answer: SameAnswer,
+    ) -> list[Attempt]:
+        """K traces per question, and their majority.
+
+        Raises:
+            ValueError: The decoding is greedy, so that all traces would be equal.
+        """
+        decoding = self._decoding(decoding)
+        if decoding.temperature == 0.0:
+            raise ValueError(
+                "SelfConsistency votes over samples, and greedy decoding makes them all equal; "
+                "expected SelfConsistency(temperature=...) or a decoding with temperature > 0"
+            )
+        traces, seconds = _traces(model, questions, decoding, seed, samples=self.k)
+        attempts = []
+        for i in range(len(questions)):
+            votes = traces[i * self.k : (i + 1) * self.k]
+            taken, tied = majority(votes, same_answer)
+            attempts.append(Attempt(trace=taken, traces=tuple(votes), tied=tied, seconds=seconds))
+        return attempts
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetForcing(Strategy):
+    """Cut or prolong the thinking at a token budget (Muennighoff et al. 2025).
+
+    Attributes:
+        least: Shorter thinking is prolonged with `wait`.
+        most: Longer thinking is cut; None for no limit.
+        wait: What stands in for an end of the thinking that comes too early.
+    """
+
+    name: ClassVar[str] = "budget_forcing"
+    least: int = 0
+    most: int | None = None
+    wait: str = "Wait"
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ValueError: They contradict each other, or force nothing.
+        """
+        if self._budget == ThinkingBudget(wait=self.wait):
+            raise ValueError("BudgetForcing: expected least >= 1 or most, got neither")
+
+    @property
+    def _budget(self) -> ThinkingBudget:
+        return ThinkingBudget(least=self.least, most=self.most, wait=self.wait)
+
+    def solve(
+        self,
+        model: Any,
+        questions: Sequence[str],
+        decoding: Decoding,
+        *,
+        seed: int,
+        same_answer: SameAnswer,
+    ) -> list[Attempt]:
+        """One trace per question."""
+        return _once(model, questions, decoding, seed, budget=self._budget)
+
+
+STRATEGIES: dict[str, type[Strategy]] = {
+    strategy.name: strategy for strategy in (Plain, ChainOfThought, SelfConsistency, BudgetForcing)
+}
+
+
+def majority(traces: Sequence[Trace], same_answer: SameAnswer) -> tuple[Trace, bool]:
+    """The first trace that gives the most frequent answer, and whether another is as frequent.
+
+    Args:
+        traces: The voters, at least one.
+        same_answer: Whether two answers count as one.
+    """
+    camps: list[list[Trace]] = []
+    for trace in traces:
+        if trace.answer is None:
+            continue
+        for camp in camps:
+            if same_answer(str(camp[0].answer), trace.answer):
+                camp.append(trace)
+                break
+        else:
+            camps.append([trace])
+    if not camps:
+        return traces[0], False
+    most = max(len(camp) for camp in camps)
+    largest = [camp for camp in camps if len(camp) == most]
+    return largest[0][0], len(largest) > 1
+
+
+def _traces(
+    model: Any,
+    questions: Sequence[str],
+    decoding: Decoding,
+    seed: int,
+    *,
+    samples: int = 1,
+    budget: ThinkingBudget | None = None,
+) -> tuple[list[Trace], float]:
+    """The traces, and each question's share of the time."""
+    started = time.perf_counter()
+    traces = generate(
+        model, list(questions), samples=samples, seed=seed, budget=budget, **vars(decoding)
+    )
+    return traces, (time.perf_counter() - started) / len(questions)
+
+
+def _once(
+    model: Any,
+    questions: Sequence[str],
+    decoding: Decoding,
+    seed: int,
+    *,
+    budget: ThinkingBudget | None = None,
+) -> list[Attempt]:
+    traces, seconds = _traces(model, questions, decoding, seed, budget=budget)
+    return [Attempt(trace=trace, traces=(trace,), tied=False, seconds=seconds) for trace in traces]

@@ -1,0 +1,26 @@
+"""Sweeps: a grid of settings over problems, stored cell by cell, resumable, here or on a cluster."""
+
+from stepflow_tl.sweep.cells import Arm
+from stepflow_tl.sweep.executors import Executor, LocalExecutor, RayExecutor
+from stepflow_tl.sweep.grid import BASELINE, Grid, Setting, grid, settings_columns
+from stepflow_tl.sweep.store import Store, StoreError, write_table
+from stepflow_tl.sweep.sweep import Sweep, read_config, resume, status
+
+__all__ = [
+    "BASELINE",
+    "Arm",
+    "Executor",
+    "Grid",
+    "LocalExecutor",
+    "RayExecutor",
+    "Setting",
+    "Store",
+    "StoreError",
+    "Sweep",
+    "grid",
+    "read_config",
+    "resume",
+    "settings_columns",
+    "status",
+    "write_table",
+]

@@ -1,0 +1,109 @@
+"""Cells of a sweep: what each is, its content hash, and which decode together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from stepflow_tl.interventions import StepFlow
+from stepflow_tl.strategies import Decoding, Strategy
+from stepflow_tl.sweep.grid import BASELINE, Grid, Setting, to_spec
+from stepflow_tl.tasks import Item
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A strategy under a setting: what is compared."""
+
+    strategy: Strategy
+    setting: Setting
+
+    @property
+    def label(self) -> str:
+        """Its name in tables: the setting's, led by the strategy's where that is not plain."""
+        if self.strategy.name == "plain":
+            return self.setting.label
+        if self.setting.label == BASELINE:
+            return self.strategy.label
+        return f"{self.strategy.label} + {self.setting.label}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One problem, under one arm, with one seed.
+
+    Attributes:
+        hash: Of the arm, decoding, problem, seed, weights and library version: 32 hex digits.
+        item: The problem.
+    """
+
+    hash: str
+    item: Item
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Cells that decode together: one arm, one seed."""
+
+    arm: Arm
+    seed: int
+    cells: tuple[Cell, ...]
+
+
+def arms_of(strategies: Sequence[Strategy], grid: Grid) -> tuple[Arm, ...]:
+    """Every strategy under every setting, the baseline first."""
+    plain = Setting(BASELINE, StepFlow())
+    settings = [plain, *(setting for setting in grid if setting.flow != plain.flow)]
+    return tuple(Arm(strategy, setting) for setting in settings for strategy in strategies)
+
+
+def batches_of(
+    arms: Sequence[Arm],
+    items: Sequence[Item],
+    seeds: Sequence[int],
+    decoding: Decoding,
+    identity: Mapping[str, Any],
+) -> Iterator[Batch]:
+    """The whole plan, in order: the same description gives the same batches every time.
+
+    An arm whose answers do not depend on the seed has the first seed only.
+    """
+    for arm in arms:
+        size = max(1, decoding.batch_size // arm.strategy.traces_per_answer)
+        content = _content(arm, decoding, identity)
+        for seed in seeds if arm.strategy.draws(decoding) else seeds[:1]:
+            cells = [Cell(_hash(content, item, seed), item) for item in items]
+            for first in range(0, len(cells), size):
+                yield Batch(arm, seed, tuple(cells[first : first + size]))
+
+
+def strategy_spec(strategy: Strategy) -> dict[str, Any]:
+    """JSON-able description of a strategy."""
+    return {"type": strategy.name, **asdict(strategy)}
+
+
+def decoding_spec(decoding: Decoding) -> dict[str, Any]:
+    """JSON-able description of what decides a response: all but the batch size."""
+    spec = asdict(decoding)
+    del spec["batch_size"]
+    if not isinstance(decoding.format, str):
+        spec["format"] = decoding.format.name
+    return spec
+
+
+def _content(arm: Arm, decoding: Decoding, identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "flow": to_spec(arm.setting.flow),
+        "strategy": strategy_spec(arm.strategy),
+        "decoding": decoding_spec(decoding),
+        "weights": identity["weights"],
+        "version": identity["version"],
+    }
+
+
+def _hash(content: Mapping[str, Any], item: Item, seed: int) -> str:
+    text = json.dumps([content, item.key, item.group, seed], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,169 @@
+"""Sweeps as plain settings: YAML files for the command line, and what a store remembers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from stepflow_tl.interventions import StepFlow
+from stepflow_tl.strategies import STRATEGIES, Decoding, Strategy
+from stepflow_tl.sweep.cells import strategy_spec
+from stepflow_tl.sweep.grid import Grid, from_spec, grid, intervention_class, to_spec
+from stepflow_tl.tasks import WordProblems
+
+if TYPE_CHECKING:
+    from stepflow_tl.sweep.store import Store
+    from stepflow_tl.sweep.sweep import Sweep
+
+KEYS = ("model", "dtype", "problems", "grid", "settings", "strategies", "seeds", "decoding")
+PRESETS = ("paper", "release", "digest")
+
+
+class ConfigError(ValueError):
+    """A sweep's configuration is not understood."""
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The settings of a YAML file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ConfigError: It is no YAML mapping.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no configuration at {path}")
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"expected settings such as 'grid: ...' in {path}, got {settings!r}")
+    return settings
+
+
+def arguments_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a `Sweep` from plain settings.
+
+    ``grid`` is one mapping or a list of them, added up; inside one, interventions multiply::
+
+        grid:
+          OddsEqualBridge: {tau_max: [0, 0.05, 0.15], layers: [shallow, deep]}
+          StepMomentum: {alpha: [0, 0.06]}
+
+    ``settings`` gives settings names: a preset (``paper``, ``release``, ``digest``), or a list of
+    interventions with their ``type``.
+
+    Raises:
+        ConfigError: A key or value is unknown; it is named.
+    """
+    unknown = set(settings) - set(KEYS)
+    if unknown:
+        raise ConfigError(f"unknown settings {sorted(unknown)}: expected some of {list(KEYS)}")
+    if "problems" not in settings:
+        raise ConfigError("expected problems, such as 'problems: {n: 50, difficulties: [16, 17]}'")
+    if "given" in _mapping("problems", settings["problems"]):
+        raise ConfigError(
+            "these problems were given one by one in Python, and cannot be made again from here; "
+            "run the same Sweep in Python on the same store"
+        )
+    try:
+        arguments: dict[str, Any] = {
+            "problems": WordProblems(**settings["problems"]),
+            "grid": _grid(settings),
+            "strategy": [_strategy(one) for one in settings.get("strategies", ["plain"])],
+        }
+        if "decoding" in settings:
+            arguments["decoding"] = Decoding(**_mapping("decoding", settings["decoding"]))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"configuration: {error}") from None
+    return arguments | {
+        key: settings[key] for key in ("model", "dtype", "seeds") if key in settings
+    }
+
+
+def describe(sweep: Sweep) -> dict[str, Any]:
+    """Plain settings that make the same sweep again."""
+    return {
+        "model": str(sweep.model) if isinstance(sweep.model, (str, Path)) else None,
+        "dtype": sweep.dtype,
+        "problems": sweep.task.describe(),
+        "settings": {setting.label: to_spec(setting.flow) for setting in sweep.grid},
+        "strategies": [strategy_spec(strategy) for strategy in sweep.strategies],
+        "seeds": list(sweep.seeds),
+        "decoding": asdict(sweep.decoding)
+        | {"format": getattr(sweep.decoding.format, "name", sweep.decoding.format)},
+    }
+
+
+def remember(store: Store, sweep: Sweep) -> None:
+    """Note the sweep in the store, so that it can be resumed from there."""
+    known = store.fact("sweeps") or []
+    mine = {"settings": json.loads(json.dumps(describe(sweep))), "sizes": sweep.sizes}
+    if mine not in known:
+        store.note("sweeps", [*known, mine])
+
+
+def _grid(settings: Mapping[str, Any]) -> Grid:
+    parts = settings.get("grid", [])
+    grids = [_product(part) for part in (parts if isinstance(parts, list) else [parts])]
+    named = {name: _flow(spec) for name, spec in _mapping_of(settings, "settings").items()}
+    if named:
+        grids.append(Grid.of(named))
+    if not grids:
+        raise ConfigError("expected a grid or settings, got neither")
+    total = grids[0]
+    for part in grids[1:]:
+        total = total + part
+    return total
+
+
+def _product(part: Any) -> Grid:
+    factors = [
+        grid(intervention_class(name), **_mapping(name, axes or {}))
+        for name, axes in _mapping("grid", part).items()
+    ]
+    if not factors:
+        raise ConfigError("expected at least one intervention in each part of the grid")
+    total = factors[0]
+    for factor in factors[1:]:
+        total = total * factor
+    return total
+
+
+def _flow(spec: Any) -> StepFlow:
+    if isinstance(spec, str):
+        if spec not in PRESETS:
+            raise ConfigError(f"no preset {spec!r}: expected one of {list(PRESETS)}")
+        preset: StepFlow = getattr(StepFlow, spec)()
+        return preset
+    return from_spec(spec)
+
+
+def _strategy(spec: Any) -> Strategy:
+    """A strategy by name, as ``{self_consistency: {k: 4}}``, or as a store remembers it."""
+    if isinstance(spec, str):
+        spec = {"type": spec}
+    elif isinstance(spec, dict) and "type" not in spec and len(spec) == 1:
+        ((name, settings),) = spec.items()
+        spec = {"type": name, **_mapping(name, settings or {})}
+    settings = dict(_mapping("strategies", spec))
+    name = settings.pop("type", None)
+    if name not in STRATEGIES:
+        raise ConfigError(f"no strategy {name!r}: expected one of {list(STRATEGIES)}")
+    return STRATEGIES[name](**settings)
+
+
+def _mapping_of(settings: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    return _mapping(key, settings.get(key, {}))
+
+
+def _mapping(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name}: expected settings by name, got {value!r}")
+    return value

@@ -1,0 +1,222 @@
+"""Grids of settings, written in the interventions that users already hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import Field, dataclass, fields
+from itertools import product
+from typing import Any
+
+import pandas as pd
+
+from stepflow_tl.interventions import INTERVENTIONS, Intervention, StepFlow
+
+BASELINE = "baseline"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One StepFlow of a grid, under a readable name.
+
+    Attributes:
+        label: Its name in tables; "baseline" where nothing intervenes.
+        flow: What is attached. Neutral interventions are left out.
+    """
+
+    label: str
+    flow: StepFlow
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Settings to compare: a product of grids with ``*``, several side by side with ``+``.
+
+    Attributes:
+        settings: In order, none twice.
+    """
+
+    settings: tuple[Setting, ...]
+
+    @classmethod
+    def of(cls, flows: Mapping[str, StepFlow]) -> Grid:
+        """Settings with names of your own: ``Grid.of({"paper": StepFlow.paper()})``.
+
+        Raises:
+            TypeError: A value is no StepFlow.
+            ValueError: There is none, or the name "baseline" is given to one that intervenes.
+        """
+        settings = []
+        for label, flow in flows.items():
+            if not isinstance(flow, StepFlow):
+                raise TypeError(f"expected a StepFlow for {label!r}, got {flow!r}")
+            active = _active(flow.interventions)
+            if (label == BASELINE) != (not active.interventions):
+                raise ValueError(
+                    f"{BASELINE!r} is the name of the setting where nothing intervenes, and of no "
+                    f"other; got {label!r} for {flow!r}"
+                )
+            settings.append(Setting(label, active))
+        return cls(_distinct(settings))
+
+    def __mul__(self, other: Grid) -> Grid:
+        """Every setting of one together with every setting of the other."""
+        return Grid(
+            _distinct(
+                _setting((*a.flow.interventions, *b.flow.interventions))
+                for a, b in product(self.settings, other.settings)
+            )
+        )
+
+    def __add__(self, other: Grid) -> Grid:
+        """The settings of both."""
+        return Grid(_distinct([*self.settings, *other.settings]))
+
+    def __len__(self) -> int:
+        """Number of settings."""
+        return len(self.settings)
+
+    def __iter__(self) -> Iterator[Setting]:
+        """The settings in order."""
+        return iter(self.settings)
+
+
+def grid(kind: type[Intervention], /, **axes: Any) -> Grid:
+    """All settings of one intervention: ``grid(OddsEqualBridge, tau_max=[0, .05, .15])``.
+
+    A list is an axis; anything else (a number, a band, a tuple of layers, a range) is one value.
+    Settings of zero strength are all the same one, the baseline.
+
+    Args:
+        kind: The intervention's class.
+        **axes: Its settings.
+
+    Raises:
+        TypeError: There is no such intervention or setting.
+        ValueError: An axis is empty, or a value out of range.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, Intervention)):
+        raise TypeError(f"expected an intervention's class such as OddsEqualBridge, got {kind!r}")
+    known = [field.name for field in fields(kind)]
+    for name, values in axes.items():
+        if name not in known:
+            raise TypeError(f"{kind.__name__} has no setting {name!r}: expected some of {known}")
+        if isinstance(values, list) and not values:
+            raise ValueError(f"{kind.__name__}: expected at least one value of {name}, got none")
+    choices = [values if isinstance(values, list) else [values] for values in axes.values()]
+    return Grid(
+        _distinct(
+            _setting((kind(**dict(zip(axes, chosen, strict=True))),))
+            for chosen in product(*choices)
+        )
+    )
+
+
+def to_spec(flow: StepFlow) -> list[dict[str, Any]]:
+    """JSON-able description of a StepFlow; `from_spec` makes it again."""
+    return [
+        {
+            "type": item.name,
+            **{field.name: _to_json(getattr(item, field.name), field) for field in fields(item)},
+        }
+        for item in flow.interventions
+    ]
+
+
+def from_spec(spec: Iterable[Mapping[str, Any]]) -> StepFlow:
+    """The StepFlow of a description.
+
+    Raises:
+        ValueError: It names an intervention that this package does not have.
+    """
+    return StepFlow(
+        *(
+            intervention_class(item["type"])(
+                **{name: _from_json(value) for name, value in item.items() if name != "type"}
+            )
+            for item in spec
+        )
+    )
+
+
+def intervention_class(name: str) -> type[Intervention]:
+    """The intervention of this name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name not in INTERVENTIONS:
+        raise ValueError(f"no intervention {name!r}: expected one of {sorted(INTERVENTIONS)}")
+    return INTERVENTIONS[name]
+
+
+def settings_columns(rows: pd.DataFrame) -> pd.DataFrame:
+    """A column for each setting of the rows' interventions, as ``OddsEqualBridge.tau_max``.
+
+    Args:
+        rows: What `Sweep.run` returns.
+
+    Returns:
+        The rows with these columns added; missing values where an intervention is not in the flow.
+        Layers that are no single name or number are JSON text.
+    """
+    columns = [_columns(json.loads(flow)) for flow in rows["flow"]]
+    return rows.join(pd.DataFrame(columns, index=rows.index))
+
+
+def _columns(spec: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        f"{item['type']}.{name}": json.dumps(value) if isinstance(value, list | dict) else value
+        for item in spec
+        for name, value in item.items()
+        if name != "type"
+    }
+
+
+def _active(interventions: Iterable[Intervention]) -> StepFlow:
+    return StepFlow(*(item for item in interventions if not item.is_neutral))
+
+
+def _setting(interventions: Iterable[Intervention]) -> Setting:
+    flow = _active(interventions)
+    return Setting(" + ".join(map(_label, flow.interventions)) or BASELINE, flow)
+
+
+def _label(item: Intervention) -> str:
+    """Layers and strength always, other settings where they are not the default."""
+    _, strength, *others = fields(item)
+    shown = [strength.name, "layers"]
+    shown += [field.name for field in others if getattr(item, field.name) != field.default]
+    return f"{item.name}({', '.join(f'{name}={getattr(item, name)}' for name in shown)})"
+
+
+def _distinct(settings: Iterable[Setting]) -> tuple[Setting, ...]:
+    """Each flow once, under its first label.
+
+    Raises:
+        ValueError: One label stands for two flows.
+    """
+    by_flow: dict[StepFlow, Setting] = {}
+    for setting in settings:
+        by_flow.setdefault(setting.flow, setting)
+    labels: dict[str, StepFlow] = {}
+    for setting in by_flow.values():
+        if labels.setdefault(setting.label, setting.flow) != setting.flow:
+            raise ValueError(f"two different settings are both called {setting.label!r}")
+    if not by_flow:
+        raise ValueError("expected at least one setting, got none")
+    return tuple(by_flow.values())
+
+
+def _to_json(value: Any, field: Field[Any]) -> Any:
+    if isinstance(field.default, float) and field.name != "layers":
+        return float(value)  # 1 and 1.0 are one setting
+    if isinstance(value, range):
+        return {"range": [value.start, value.stop, value.step]}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, Mapping) and set(value) == {"range"}:
+        return range(*value["range"])
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,223 @@
+"""Finished cells in one SQLite file: what is in it survives whatever happens to the process."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+COLUMNS: dict[str, str] = {
+    "hash": "TEXT PRIMARY KEY",
+    "arm": "TEXT NOT NULL",
+    "setting": "TEXT NOT NULL",
+    "strategy": "TEXT NOT NULL",
+    "flow": "TEXT NOT NULL",
+    "group": "TEXT NOT NULL",
+    "problem": "TEXT NOT NULL",
+    "seed": "INTEGER NOT NULL",
+    "correct": "INTEGER NOT NULL",
+    "answer": "TEXT",
+    "error": "TEXT",
+    "error_step": "INTEGER",
+    "tied": "INTEGER NOT NULL",
+    "ended": "INTEGER NOT NULL",
+    "steps": "INTEGER NOT NULL",
+    "tokens": "INTEGER NOT NULL",
+    "forward_passes": "REAL NOT NULL",
+    "seconds": "REAL NOT NULL",
+    "fired": "REAL NOT NULL",
+    "response": "TEXT NOT NULL",
+    "identity": "TEXT NOT NULL",
+}
+_BOOLEANS = ("correct", "tied", "ended")
+_FORMAT = "1"
+_PARAMETERS = 900  # SQLite's own limit is higher; this holds everywhere
+
+
+class StoreError(ValueError):
+    """A store cannot be read, or holds results of something else."""
+
+
+class Store:
+    """One SQLite file (in WAL mode) with a row per finished cell.
+
+    Any number of processes may read while one writes. Rows come in whole batches or not at all.
+
+    Args:
+        path: The file.
+        create: Make it where there is none; else it must be there.
+
+    Raises:
+        FileNotFoundError: There is no such file, and `create` is False.
+        StoreError: It is no store, or one of another format.
+    """
+
+    def __init__(self, path: str | Path, *, create: bool = False) -> None:
+        self.path = Path(path)
+        if not create and not self.path.is_file():
+            raise FileNotFoundError(f"no sweep store at {self.path}")
+        if create:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with self._connected() as database:
+                tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+                if not tables and create:
+                    self._lay_out(database)
+                elif not {"cells", "facts"} <= tables:
+                    raise StoreError(f"{self.path} is no sweep store")
+            found = self.fact("format")
+        except sqlite3.DatabaseError as error:
+            raise StoreError(f"{self.path} is no sweep store, or damaged: {error}") from None
+        if found != _FORMAT:
+            raise StoreError(f"expected a sweep store of format {_FORMAT}, {self.path} has {found}")
+
+    def fact(self, name: str) -> Any:
+        """What was noted under a name; None where nothing was."""
+        with self._connected() as database:
+            row = database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def note(self, name: str, value: Any) -> None:
+        """Note a JSON-able fact."""
+        with self._connected() as database, database:
+            database.execute(
+                "INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value))
+            )
+
+    def identify(self, identity: Mapping[str, Any], *, mix: bool = False) -> None:
+        """Make sure that all rows come from one version, one model, one decoding, one problem set.
+
+        Raises:
+            StoreError: The store holds rows of another, and `mix` is False; each difference is
+                spelt out.
+        """
+        known = self.fact("identity")
+        if known is None:
+            self.note("identity", dict(identity))
+            return
+        names = [*known, *(name for name in identity if name not in known)]
+        differences = [
+            f"{name}: {known.get(name)!r} there, {identity.get(name)!r} now"
+            for name in names
+            if known.get(name) != identity.get(name)
+        ]
+        if differences and not mix:
+            raise StoreError(
+                f"{self.path} holds results of something else ({'; '.join(differences)}); use "
+                "another file, or mix=True to keep both side by side"
+            )
+
+    def done(self, hashes: Iterable[str]) -> set[str]:
+        """Which of these cells are finished."""
+        with self._connected() as database:
+            return {
+                row[0]
+                for part in _parts(list(hashes))
+                for row in database.execute(
+                    f"SELECT hash FROM cells WHERE hash IN ({_marks(part)})", part
+                )
+            }
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add the finished cells of a batch, all or none; those that are there stay as they are."""
+        marks = ", ".join(["?"] * len(COLUMNS))
+        with self._connected() as database, database:
+            database.executemany(
+                f"INSERT OR IGNORE INTO cells VALUES ({marks})",
+                [tuple(row[name] for name in COLUMNS) for row in rows],
+            )
+
+    def to_dataframe(self, hashes: Sequence[str] | None = None) -> pd.DataFrame:
+        """Finished cells, a row each, in the order they were finished; or those asked for.
+
+        Columns: ``hash``; ``arm`` (strategy and setting), ``setting``, ``strategy``, ``flow``;
+        ``group``, ``problem``, ``seed``; ``correct``, ``answer``, ``error`` and ``error_step`` (its
+        first error, where the task can tell); ``tied`` (a vote was), ``ended`` (False: cut at
+        max_new_tokens), ``steps`` of thinking; ``tokens`` generated, ``forward_passes`` of one
+        sequence, ``seconds`` (its share of its batch's); ``fired``, the interventions' actions per
+        row of its batch; ``response``, untrusted text; ``identity`` of weights, version and problem
+        set. ``flow`` is JSON; `stepflow_tl.sweep.settings_columns` spreads it over columns.
+        """
+        names = ", ".join(f'"{name}"' for name in COLUMNS)
+        query = f"SELECT {names} FROM cells"
+        with self._connected() as database:
+            if hashes is None:
+                rows = database.execute(f"{query} ORDER BY rowid").fetchall()
+            else:
+                rows = [
+                    row
+                    for part in _parts(list(hashes))
+                    for row in database.execute(f"{query} WHERE hash IN ({_marks(part)})", part)
+                ]
+        table = pd.DataFrame(rows, columns=list(COLUMNS))
+        if hashes is not None:
+            order = {name: i for i, name in enumerate(hashes)}
+            table = table.sort_values("hash", key=lambda column: column.map(order))
+        table = table.astype({name: bool for name in _BOOLEANS} | {"seed": int})
+        table["error_step"] = table["error_step"].astype("Int64")
+        return table.reset_index(drop=True)
+
+    def counts(self) -> pd.DataFrame:
+        """Finished cells and accuracy so far, by arm."""
+        with self._connected() as database:
+            rows = database.execute(
+                "SELECT arm, COUNT(*), AVG(correct), SUM(seconds) FROM cells GROUP BY arm "
+                "ORDER BY MIN(rowid)"
+            ).fetchall()
+        return pd.DataFrame(rows, columns=["arm", "done", "accuracy", "seconds"])
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        database = sqlite3.connect(self.path, timeout=60.0)
+        try:
+            yield database
+        finally:
+            database.close()
+
+    @staticmethod
+    def _lay_out(database: sqlite3.Connection) -> None:
+        database.execute("PRAGMA journal_mode = WAL")
+        columns = ", ".join(f'"{name}" {kind}' for name, kind in COLUMNS.items())
+        with database:
+            database.execute("BEGIN IMMEDIATE")
+            database.execute(f"CREATE TABLE IF NOT EXISTS cells ({columns})")
+            database.execute("CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT)")
+            database.execute(
+                "INSERT OR IGNORE INTO facts VALUES ('format', ?)", (json.dumps(_FORMAT),)
+            )
+
+
+def write_table(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table as .parquet or .csv; the file is there whole, or as it was before.
+
+    Raises:
+        ValueError: The name ends with neither.
+    """
+    path = Path(path)
+    if path.suffix not in (".parquet", ".csv"):
+        raise ValueError(f"expected a name that ends with .parquet or .csv, got {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if path.suffix == ".csv":
+            table.to_csv(unfinished, index=False)
+        else:
+            table.to_parquet(unfinished, index=False)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _parts(values: list[str]) -> Iterator[list[str]]:
+    for first in range(0, len(values), _PARAMETERS):
+        yield values[first : first + _PARAMETERS]
+
+
+def _marks(values: Sequence[str]) -> str:
+    return ", ".join(["?"] * len(values))

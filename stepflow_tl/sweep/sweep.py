@@ -1,0 +1,251 @@
+"""Sweep: a frozen description of problems x settings x samples, run into a store."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from stepflow_tl.interventions import InterventionWarning
+from stepflow_tl.models import load_model, model_name, weights_hash
+from stepflow_tl.reasoner import Problem
+from stepflow_tl.strategies import Decoding, Plain, Strategy
+from stepflow_tl.sweep import config
+from stepflow_tl.sweep.cells import Arm, Batch, arms_of, batches_of, decoding_spec
+from stepflow_tl.sweep.executors import Executor, Job, LocalExecutor
+from stepflow_tl.sweep.grid import Grid
+from stepflow_tl.sweep.store import Store
+from stepflow_tl.tasks import Task, as_task
+from stepflow_tl.version import __version__
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A frozen description: its cells are problem x setting x sample, for each strategy.
+
+    Example::
+
+        sweep = Sweep(
+            WordProblems(n=50, difficulties=(16, 17)),
+            grid(OddsEqualBridge, tau_max=[0, 0.05, 0.15]) * grid(StepMomentum, alpha=[0, 0.06]),
+        )
+        rows = sweep.run("outputs/sweep.sqlite", progress=True)  # a row per cell
+        compare(rows, baseline="baseline")
+
+    The baseline, where nothing intervenes, is always among the settings; each problem is decoded
+    under it once per seed, whatever is compared with it.
+
+    Attributes:
+        problems: A task, or a sequence of word problems.
+        grid: The settings.
+        model: A name or folder as `load_model` takes it, or a loaded model.
+        strategy: One, or several; each is run under every setting.
+        seeds: The samples. A strategy that does not draw (greedy decoding) has the first only.
+        decoding: How responses are decoded.
+        dtype: Precision of the weights, where `model` is a name.
+
+    Raises:
+        TypeError: The problems or the grid are of another kind.
+        ValueError: There is no seed, one comes twice, or two strategies are called the same.
+    """
+
+    problems: Task | Sequence[Problem]
+    grid: Grid
+    model: Any = "reasoner"
+    strategy: Strategy | Sequence[Strategy] = field(default_factory=Plain)
+    seeds: Sequence[int] = (0,)
+    decoding: Decoding = field(default_factory=Decoding)
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "problems", as_task(self.problems))
+        if not isinstance(self.grid, Grid):
+            raise TypeError(f"expected a grid such as grid(StepMomentum), got {self.grid!r}")
+        object.__setattr__(self, "seeds", tuple(self.seeds))
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"expected different seeds, at least one, got {self.seeds}")
+        if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+            raise ValueError(f"expected dtype such as 'float32' or 'bfloat16', got {self.dtype!r}")
+        labels = [arm.label for arm in self.arms]
+        if not labels or len(set(labels)) < len(labels):
+            raise ValueError(f"expected different strategies, at least one, got arms {labels}")
+
+    @property
+    def task(self) -> Task:
+        """The problems as a task."""
+        assert isinstance(self.problems, Task)
+        return self.problems
+
+    @property
+    def strategies(self) -> tuple[Strategy, ...]:
+        """The strategies."""
+        one = isinstance(self.strategy, Strategy)
+        return (self.strategy,) if one else tuple(self.strategy)  # type: ignore[return-value,arg-type]
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """Every strategy under every setting, baselines first."""
+        return arms_of(self.strategies, self.grid)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of cells of each arm."""
+        return {
+            arm.label: len(self.task.items)
+            * (len(self.seeds) if arm.strategy.draws(self.decoding) else 1)
+            for arm in self.arms
+        }
+
+    def __len__(self) -> int:
+        """Number of cells."""
+        return sum(self.sizes.values())
+
+    def run(
+        self,
+        store: str | Path | Store,
+        *,
+        executor: Executor | None = None,
+        progress: bool = False,
+        mix: bool = False,
+    ) -> pd.DataFrame:
+        """Decode and grade every cell that the store does not hold yet.
+
+        Each batch is stored as soon as it is finished. Stopped at any moment, and started again,
+        it goes on with what is missing, and ends with the rows of an uninterrupted run.
+
+        Args:
+            store: The SQLite file; made where there is none.
+            executor: Where to decode; None for this process.
+            progress: Show a progress bar with rate and remaining time.
+            mix: Accept a store with rows of another version, model, decoding or problem set.
+
+        Returns:
+            This sweep's rows, in order, with the columns of `Store.to_dataframe`; ``arm`` and
+            ``setting`` carry the labels of this sweep's grid.
+
+        Raises:
+            StoreError: The store holds results of something else; the difference is spelt out.
+            ModelError: The model cannot be loaded.
+
+        Warns:
+            InterventionWarning: For each arm whose interventions never acted on any problem.
+        """
+        model = self._loaded
+        store = store if isinstance(store, Store) else Store(store, create=True)
+        identity = self._identity(model)
+        store.identify(identity, mix=mix)
+        config.remember(store, self)
+        plan = list(batches_of(self.arms, self.task.items, self.seeds, self.decoding, identity))
+        done = store.done(cell.hash for batch in plan for cell in batch.cells)
+        name = str(self.model) if isinstance(self.model, (str, Path)) else None
+        job = Job(model, name, self.dtype, self.task, self.decoding, identity)
+        missing = [batch for batch in (_without(batch, done) for batch in plan) if batch.cells]
+        with (
+            tqdm(total=len(self), initial=len(done), unit="cell", disable=not progress) as bar,
+            contextlib.closing((executor or LocalExecutor()).run(job, missing)) as results,
+        ):
+            for rows in results:
+                store.add(rows)
+                bar.update(len(rows))
+        return self._rows(store, plan)
+
+    @cached_property
+    def _loaded(self) -> Any:
+        if isinstance(self.model, (str, Path)):
+            return load_model(self.model, dtype=getattr(torch, self.dtype))
+        return self.model
+
+    def _identity(self, model: Any) -> dict[str, Any]:
+        """What all rows of one store have in common."""
+        return {
+            "version": __version__,
+            "model": model_name(model),
+            "weights": weights_hash(model),
+            "decoding": decoding_spec(self.decoding),
+            "problems": self.task.digest,
+        }
+
+    def _rows(self, store: Store, plan: Sequence[Batch]) -> pd.DataFrame:
+        arms = {cell.hash: batch.arm for batch in plan for cell in batch.cells}
+        table = store.to_dataframe(list(arms))
+        mine = [arms[name] for name in table["hash"]]
+        table["arm"] = [arm.label for arm in mine]
+        table["setting"] = [arm.setting.label for arm in mine]
+        for arm in self.arms:
+            fired = table.loc[table["arm"] == arm.label, "fired"]
+            if arm.setting.flow.interventions and not fired.any():
+                warnings.warn(
+                    f"{arm.label}: its interventions never acted on any of {len(fired)} problems",
+                    InterventionWarning,
+                    stacklevel=3,
+                )
+        return table
+
+
+def _without(batch: Batch, done: set[str]) -> Batch:
+    return replace(batch, cells=tuple(cell for cell in batch.cells if cell.hash not in done))
+
+
+def read_config(path: str | Path) -> Sweep:
+    """The sweep of a YAML file; see the README for its keys.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ConfigError: A key or value is unknown; it is named.
+    """
+    return Sweep(**config.arguments_of(config.read_yaml(path)))
+
+
+def resume(
+    path: str | Path, *, executor: Executor | None = None, progress: bool = False
+) -> pd.DataFrame:
+    """Finish every sweep that a store remembers.
+
+    Returns:
+        All rows of the store.
+
+    Raises:
+        FileNotFoundError: There is no such store.
+        StoreError: It is no store.
+        ConfigError: A sweep cannot be made again from what the store remembers.
+    """
+    store = Store(path)
+    for known in store.fact("sweeps") or []:
+        if known["settings"]["model"] is None:
+            raise config.ConfigError(
+                "this sweep was run on a model given as an object, and cannot be resumed from the "
+                "store alone; run the same Sweep in Python on the same store"
+            )
+        Sweep(**config.arguments_of(known["settings"])).run(
+            store, executor=executor, progress=progress
+        )
+    return store.to_dataframe()
+
+
+def status(path: str | Path) -> pd.DataFrame:
+    """How far a store's sweeps are; while one is running, too.
+
+    Returns:
+        A row per arm: ``arm``, ``cells`` in all, ``done``, ``accuracy`` so far, ``seconds`` spent.
+
+    Raises:
+        FileNotFoundError: There is no such store.
+        StoreError: It is no store.
+    """
+    store = Store(path)
+    cells: dict[str, int] = {}
+    for known in store.fact("sweeps") or []:
+        cells |= known["sizes"]
+    table = store.counts().set_index("arm")
+    table = table.reindex([*cells, *(arm for arm in table.index if arm not in cells)])
+    table.insert(0, "cells", [cells.get(arm, 0) for arm in table.index])
+    table["done"] = table["done"].fillna(0).astype(int)
+    return table.rename_axis("arm").reset_index()

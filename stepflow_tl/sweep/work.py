@@ -1,0 +1,78 @@
+"""The work of one batch: decode, grade, and say what it cost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from stepflow_tl.interventions import InterventionWarning
+from stepflow_tl.strategies import Attempt, Decoding
+from stepflow_tl.sweep.cells import Batch, Cell
+from stepflow_tl.sweep.grid import to_spec
+from stepflow_tl.tasks import Task
+
+Row = dict[str, Any]
+
+
+def solve_batch(
+    model: Any, task: Task, decoding: Decoding, identity: Mapping[str, Any], batch: Batch
+) -> list[Row]:
+    """Decode and grade one batch.
+
+    Returns:
+        One row per cell, with the columns of `stepflow_tl.sweep.store.COLUMNS`.
+    """
+    with warnings.catch_warnings():
+        # One batch may well be too short for an intervention; the sweep warns of whole arms.
+        warnings.simplefilter("ignore", InterventionWarning)
+        with batch.arm.setting.flow.attach(model) as run:
+            attempts = batch.arm.strategy.solve(
+                model,
+                [cell.item.question for cell in batch.cells],
+                decoding,
+                seed=batch.seed,
+                same_answer=task.same_answer,
+            )
+    shared = {
+        "arm": batch.arm.label,
+        "setting": batch.arm.setting.label,
+        "strategy": batch.arm.strategy.label,
+        "flow": json.dumps(to_spec(batch.arm.setting.flow)),
+        "seed": batch.seed,
+        "fired": run.actions / len(batch.cells),
+        "identity": identity_hash(identity),
+    }
+    extra = 0.0
+    return [
+        shared | _outcome(task, cell, attempt, extra)
+        for cell, attempt in zip(batch.cells, attempts, strict=True)
+    ]
+
+
+def identity_hash(identity: Mapping[str, Any]) -> str:
+    """8 hex digits that name what a row came from."""
+    return hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _outcome(task: Task, cell: Cell, attempt: Attempt, extra_forwards: float) -> Row:
+    response = attempt.trace.response
+    grade = task.grade(cell.item, response)
+    return {
+        "hash": cell.hash,
+        "group": cell.item.group,
+        "problem": cell.item.key,
+        "correct": grade.correct,
+        "answer": grade.answer,
+        "error": grade.error,
+        "error_step": grade.error_step,
+        "tied": attempt.tied,
+        "ended": attempt.trace.ended,
+        "steps": len(attempt.trace.steps_in("thinking")),
+        "tokens": attempt.tokens,
+        "forward_passes": attempt.tokens + extra_forwards,
+        "seconds": attempt.seconds,
+        "response": response,
+    }

@@ -1,0 +1,72 @@
+"""What every task is: an ordered set of questions, and a grader."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of a task.
+
+    Attributes:
+        key: Names it for ever: a hash of the question, 12 hex digits.
+        question: What the model is asked.
+        group: What it is reported under: its difficulty, or the set it is from.
+    """
+
+    key: str
+    question: str
+    group: str
+
+    @classmethod
+    def of(cls, question: str, group: str) -> Item:
+        """The item of a question."""
+        return cls(hashlib.sha256(question.encode()).hexdigest()[:12], question, group)
+
+
+class Grade(NamedTuple):
+    """What became of one response.
+
+    Attributes:
+        correct: Whether its answer is right.
+        answer: Its answer; None where there is none.
+        error: The kind of its first error, where the task can tell.
+        error_step: Index of the thinking step where it went wrong, where the task can tell.
+    """
+
+    correct: bool
+    answer: str | None
+    error: str | None = None
+    error_step: int | None = None
+
+
+class Task(ABC):
+    """An ordered set of questions, and a grader."""
+
+    @property
+    @abstractmethod
+    def items(self) -> tuple[Item, ...]:
+        """The questions, in order."""
+
+    @abstractmethod
+    def grade(self, item: Item, response: str) -> Grade:
+        """Grade a response: untrusted text, whatever the model wrote after the prompt."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """JSON-able settings that make the same task again, as a sweep's configuration has them."""
+
+    def same_answer(self, first: str, second: str) -> bool:
+        """Whether two answers count as one in a majority vote."""
+        return first.strip() == second.strip()
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the questions and their groups in order, 16 hex digits."""
+        text = "\0".join(f"{item.key}\0{item.group}" for item in self.items)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,134 @@
+"""The bundled reasoner's word problems as a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from stepflow_tl.reasoner import Problem, Reach, grade, make_problems
+from stepflow_tl.tasks.base import Grade, Item, Task
+
+
+class _Worded(Task):
+    """Graded sentence by sentence, by the world that made the problems."""
+
+    groups: dict[str, list[Problem]]
+
+    @cached_property
+    def items(self) -> tuple[Item, ...]:
+        """The questions, group by group."""
+        return tuple(
+            Item.of(problem.question, group)
+            for group, problems in self.groups.items()
+            for problem in problems
+        )
+
+    @cached_property
+    def _problems(self) -> dict[str, Problem]:
+        return {p.question: p for problems in self.groups.values() for p in problems}
+
+    def problem(self, item: Item) -> Problem:
+        """The problem of an item, with its solution and dependency graph."""
+        return self._problems[item.question]
+
+    def grade(self, item: Item, response: str) -> Grade:
+        """Check a response step by step; its answer is the last box's content."""
+        verdict = grade(self.problem(item), response)
+        return Grade(verdict.correct, verdict.answer, verdict.first_error, verdict.error_step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordProblems(_Worded):
+    """Held-out word problems of the bundled reasoner's world, `n` in each group.
+
+    Attributes:
+        n: Problems in each group.
+        difficulties: A group for each of these numbers of operations. Where the reasoner fails
+            here, it mostly forgets or misreads a premise.
+        recall: The same, of problems that add the count of just any earlier person; where the
+            reasoner fails here, it mostly carries a wrong value. Their group is "6, recall".
+        seed: Another seed, other problems.
+    """
+
+    n: int = 50
+    difficulties: tuple[int, ...] = (16, 17, 18)
+    recall: tuple[int, ...] = ()
+    seed: int = 2026
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ValueError: There would be no problem.
+        """
+        for name in ("difficulties", "recall"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.n < 1 or not (self.difficulties or self.recall):
+            raise ValueError(
+                f"expected n >= 1 and at least one difficulty, got n={self.n}, "
+                f"difficulties={self.difficulties}, recall={self.recall}"
+            )
+
+    @cached_property
+    def groups(self) -> dict[str, list[Problem]]:  # type: ignore[override]
+        """The problems of each group."""
+        families: tuple[tuple[tuple[int, ...], Reach, str], ...] = (
+            (self.difficulties, "start", ""),
+            (self.recall, "any", ", recall"),
+        )
+        return {
+            f"{difficulty}{suffix}": make_problems(
+                self.n, difficulty, seed=self.seed, split="test", reach=reach
+            )
+            for difficulties, reach, suffix in families
+            for difficulty in difficulties
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Its settings."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+
+class GivenProblems(_Worded):
+    """Word problems given one by one, grouped by difficulty.
+
+    Args:
+        problems: What `make_problem` and `make_problems` return.
+
+    Raises:
+        ValueError: There is none, or one comes twice.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        questions = [problem.question for problem in problems]
+        if not questions or len(set(questions)) < len(questions):
+            raise ValueError(
+                f"expected different problems, at least one, got {len(questions)} of which "
+                f"{len(set(questions))} differ"
+            )
+        self.groups = {}
+        for problem in problems:
+            self.groups.setdefault(str(problem.difficulty), []).append(problem)
+
+    def describe(self) -> dict[str, Any]:
+        """What they are; from this alone they cannot be made again."""
+        return {"given": self.digest}
+
+
+def as_task(problems: Task | Sequence[Problem]) -> Task:
+    """A task as it is; a sequence of word problems as a task.
+
+    Raises:
+        TypeError: It is neither.
+        ValueError: The sequence is empty, or holds a problem twice.
+    """
+    if isinstance(problems, Task):
+        return problems
+    if isinstance(problems, Sequence) and all(isinstance(p, Problem) for p in problems):
+        return GivenProblems(problems)
+    raise TypeError(
+        f"expected a Task such as WordProblems(n=50), or a sequence of word problems, got "
+        f"{type(problems).__name__}"
+    )
