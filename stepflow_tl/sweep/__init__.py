@@ -1,4 +1,4 @@
-"""Sweeps: a grid of settings over problems, stored cell by cell, resumable, here or on a cluster."""
+"""Sweeps: a grid of settings over problems, stored cell by cell, resumable, here or elsewhere."""
 
 from stepflow_tl.sweep.cells import Arm
 from stepflow_tl.sweep.executors import Executor, LocalExecutor, RayExecutor

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from stepflow_tl.models import load_model, weights_hash
 from stepflow_tl.strategies import Decoding
@@ -39,6 +39,7 @@ class Job:
     identity: Mapping[str, Any]
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Decodes batches somewhere."""
 
