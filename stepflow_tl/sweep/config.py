@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import yaml
 
 from stepflow_tl.interventions import StepFlow
 from stepflow_tl.strategies import STRATEGIES, Decoding, Strategy
-from stepflow_tl.sweep.cells import strategy_spec
-from stepflow_tl.sweep.grid import Grid, from_spec, grid, intervention_class, to_spec
+from stepflow_tl.sweep.executors import Executor
+from stepflow_tl.sweep.grid import Grid, from_spec, grid, intervention_class
+from stepflow_tl.sweep.store import Store
+from stepflow_tl.sweep.sweep import Sweep
 from stepflow_tl.tasks import WordProblems
-
-if TYPE_CHECKING:
-    from stepflow_tl.sweep.store import Store
-    from stepflow_tl.sweep.sweep import Sweep
 
 KEYS = ("model", "dtype", "problems", "grid", "settings", "strategies", "seeds", "decoding")
 PRESETS = ("paper", "release", "digest")
@@ -26,6 +23,61 @@ PRESETS = ("paper", "release", "digest")
 
 class ConfigError(ValueError):
     """A sweep's configuration is not understood."""
+
+
+def read_config(path: str | Path) -> Sweep:
+    """The sweep of a YAML file; see the README for its keys.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ConfigError: A key or value is unknown; it is named.
+    """
+    return Sweep(**arguments_of(read_yaml(path)))
+
+
+def resume(
+    path: str | Path, *, executor: Executor | None = None, progress: bool = False
+) -> pd.DataFrame:
+    """Finish every sweep that a store remembers.
+
+    Returns:
+        All rows of the store.
+
+    Raises:
+        FileNotFoundError: There is no such store.
+        StoreError: It is no store.
+        ConfigError: A sweep cannot be made again from what the store remembers.
+    """
+    store = Store(path)
+    for known in store.fact("sweeps") or []:
+        if known["settings"]["model"] is None:
+            raise ConfigError(
+                "this sweep was run on a model given as an object, and cannot be resumed from the "
+                "store alone; run the same Sweep in Python on the same store"
+            )
+        Sweep(**arguments_of(known["settings"])).run(store, executor=executor, progress=progress)
+    return store.to_dataframe()
+
+
+def status(path: str | Path) -> pd.DataFrame:
+    """How far a store's sweeps are; while one is running, too.
+
+    Returns:
+        A row per arm: ``arm``, ``cells`` in all, ``done``, ``accuracy`` so far, ``seconds`` spent.
+
+    Raises:
+        FileNotFoundError: There is no such store.
+        StoreError: It is no store.
+    """
+    store = Store(path)
+    cells: dict[str, int] = {}
+    for known in store.fact("sweeps") or []:
+        cells |= known["sizes"]
+    table = store.counts().set_index("arm")
+    table = table.reindex([*cells, *(arm for arm in table.index if arm not in cells)])
+    table.insert(0, "cells", [cells.get(arm, 0) for arm in table.index])
+    table["done"] = table["done"].fillna(0).astype(int)
+    return table.rename_axis("arm").reset_index()
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -85,28 +137,6 @@ def arguments_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     return arguments | {
         key: settings[key] for key in ("model", "dtype", "seeds") if key in settings
     }
-
-
-def describe(sweep: Sweep) -> dict[str, Any]:
-    """Plain settings that make the same sweep again."""
-    return {
-        "model": str(sweep.model) if isinstance(sweep.model, (str, Path)) else None,
-        "dtype": sweep.dtype,
-        "problems": sweep.task.describe(),
-        "settings": {setting.label: to_spec(setting.flow) for setting in sweep.grid},
-        "strategies": [strategy_spec(strategy) for strategy in sweep.strategies],
-        "seeds": list(sweep.seeds),
-        "decoding": asdict(sweep.decoding)
-        | {"format": getattr(sweep.decoding.format, "name", sweep.decoding.format)},
-    }
-
-
-def remember(store: Store, sweep: Sweep) -> None:
-    """Note the sweep in the store, so that it can be resumed from there."""
-    known = store.fact("sweeps") or []
-    mine = {"settings": json.loads(json.dumps(describe(sweep))), "sizes": sweep.sizes}
-    if mine not in known:
-        store.note("sweeps", [*known, mine])
 
 
 def _grid(settings: Mapping[str, Any]) -> Grid:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,10 +19,16 @@ from stepflow_tl.interventions import InterventionWarning
 from stepflow_tl.models import load_model, model_name, weights_hash
 from stepflow_tl.reasoner import Problem
 from stepflow_tl.strategies import Decoding, Plain, Strategy
-from stepflow_tl.sweep import config
-from stepflow_tl.sweep.cells import Arm, Batch, arms_of, batches_of, decoding_spec
+from stepflow_tl.sweep.cells import (
+    Arm,
+    Batch,
+    arms_of,
+    batches_of,
+    decoding_spec,
+    strategy_spec,
+)
 from stepflow_tl.sweep.executors import Executor, Job, LocalExecutor
-from stepflow_tl.sweep.grid import Grid
+from stepflow_tl.sweep.grid import Grid, to_spec
 from stepflow_tl.sweep.store import Store
 from stepflow_tl.tasks import Task, as_task
 from stepflow_tl.version import __version__
@@ -142,7 +149,7 @@ class Sweep:
         store = store if isinstance(store, Store) else Store(store, create=True)
         identity = self._identity(model)
         store.identify(identity, mix=mix)
-        config.remember(store, self)
+        self._leave_note(store)
         plan = list(batches_of(self.arms, self.task.items, self.seeds, self.decoding, identity))
         done = store.done(cell.hash for batch in plan for cell in batch.cells)
         name = str(self.model) if isinstance(self.model, (str, Path)) else None
@@ -156,6 +163,28 @@ class Sweep:
                 store.add(rows)
                 bar.update(len(rows))
         return self._rows(store, plan)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain settings that make the same sweep again, as a configuration file has them.
+
+        A model or problems given as objects are described, but cannot be made again.
+        """
+        return {
+            "model": str(self.model) if isinstance(self.model, (str, Path)) else None,
+            "dtype": self.dtype,
+            "problems": self.task.describe(),
+            "settings": {setting.label: to_spec(setting.flow) for setting in self.grid},
+            "strategies": [strategy_spec(strategy) for strategy in self.strategies],
+            "seeds": list(self.seeds),
+            "decoding": decoding_spec(self.decoding) | {"batch_size": self.decoding.batch_size},
+        }
+
+    def _leave_note(self, store: Store) -> None:
+        """Let the store remember the sweep, so that it can be resumed from there."""
+        known = store.fact("sweeps") or []
+        mine = json.loads(json.dumps({"settings": self.describe(), "sizes": self.sizes}))
+        if mine not in known:
+            store.note("sweeps", [*known, mine])
 
     @cached_property
     def _loaded(self) -> Any:
@@ -192,60 +221,3 @@ class Sweep:
 
 def _without(batch: Batch, done: set[str]) -> Batch:
     return replace(batch, cells=tuple(cell for cell in batch.cells if cell.hash not in done))
-
-
-def read_config(path: str | Path) -> Sweep:
-    """The sweep of a YAML file; see the README for its keys.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ConfigError: A key or value is unknown; it is named.
-    """
-    return Sweep(**config.arguments_of(config.read_yaml(path)))
-
-
-def resume(
-    path: str | Path, *, executor: Executor | None = None, progress: bool = False
-) -> pd.DataFrame:
-    """Finish every sweep that a store remembers.
-
-    Returns:
-        All rows of the store.
-
-    Raises:
-        FileNotFoundError: There is no such store.
-        StoreError: It is no store.
-        ConfigError: A sweep cannot be made again from what the store remembers.
-    """
-    store = Store(path)
-    for known in store.fact("sweeps") or []:
-        if known["settings"]["model"] is None:
-            raise config.ConfigError(
-                "this sweep was run on a model given as an object, and cannot be resumed from the "
-                "store alone; run the same Sweep in Python on the same store"
-            )
-        Sweep(**config.arguments_of(known["settings"])).run(
-            store, executor=executor, progress=progress
-        )
-    return store.to_dataframe()
-
-
-def status(path: str | Path) -> pd.DataFrame:
-    """How far a store's sweeps are; while one is running, too.
-
-    Returns:
-        A row per arm: ``arm``, ``cells`` in all, ``done``, ``accuracy`` so far, ``seconds`` spent.
-
-    Raises:
-        FileNotFoundError: There is no such store.
-        StoreError: It is no store.
-    """
-    store = Store(path)
-    cells: dict[str, int] = {}
-    for known in store.fact("sweeps") or []:
-        cells |= known["sizes"]
-    table = store.counts().set_index("arm")
-    table = table.reindex([*cells, *(arm for arm in table.index if arm not in cells)])
-    table.insert(0, "cells", [cells.get(arm, 0) for arm in table.index])
-    table["done"] = table["done"].fillna(0).astype(int)
-    return table.rename_axis("arm").reset_index()
