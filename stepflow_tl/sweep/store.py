@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +64,13 @@ class Store:
             raise FileNotFoundError(f"no sweep store at {self.path}")
         if create:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with self._connected() as database:
-                tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-                if not tables and create:
-                    self._lay_out(database)
-                elif not {"cells", "facts"} <= tables:
-                    raise StoreError(f"{self.path} is no sweep store")
-            found = self.fact("format")
-        except sqlite3.DatabaseError as error:
-            raise StoreError(f"{self.path} is no sweep store, or damaged: {error}") from None
+        with self._connected() as database:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+            if not tables and create:
+                self._lay_out(database)
+            elif not {"cells", "facts"} <= tables:
+                raise StoreError(f"{self.path} is no sweep store")
+        found = self.fact("format")
         if found != _FORMAT:
             raise StoreError(f"expected a sweep store of format {_FORMAT}, {self.path} has {found}")
 
@@ -97,10 +94,11 @@ class Store:
             StoreError: The store holds rows of another, and `mix` is False; each difference is
                 spelt out.
         """
+        with self._connected() as database, database:
+            database.execute(  # of two that come first, one is refused
+                "INSERT OR IGNORE INTO facts VALUES ('identity', ?)", (json.dumps(dict(identity)),)
+            )
         known = self.fact("identity")
-        if known is None:
-            self.note("identity", dict(identity))
-            return
         names = [*known, *(name for name in identity if name not in known)]
         differences = [
             f"{name}: {known.get(name)!r} there, {identity.get(name)!r} now"
@@ -130,7 +128,7 @@ class Store:
         with self._connected() as database, database:
             database.executemany(
                 f"INSERT OR IGNORE INTO cells VALUES ({marks})",
-                [tuple(row[name] for name in COLUMNS) for row in rows],
+                [tuple(_storable(row[name]) for name in COLUMNS) for row in rows],
             )
 
     def to_dataframe(self, hashes: Sequence[str] | None = None) -> pd.DataFrame:
@@ -174,11 +172,13 @@ class Store:
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
-        database = sqlite3.connect(self.path, timeout=60.0)
         try:
-            yield database
-        finally:
-            database.close()
+            with closing(sqlite3.connect(self.path, timeout=60.0)) as database:
+                yield database
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"{self.path} is no sweep store, damaged, or cannot be used: {error}"
+            ) from None
 
     @staticmethod
     def _lay_out(database: sqlite3.Connection) -> None:
@@ -212,6 +212,13 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _storable(value: Any) -> Any:
+    """The value; a lone surrogate, which is no character, becomes U+FFFD."""
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return value
 
 
 def _parts(values: list[str]) -> Iterator[list[str]]:
