@@ -161,6 +161,7 @@ class Sweep:
         done = store.done(cells)
         name = str(self.model) if isinstance(self.model, (str, Path)) else None
         job = Job(model, name, self.dtype, self.task, self.decoding, identity)
+        work = (executor or LocalExecutor()).run(job, _missing(plan, done))
         with (
             tqdm(total=len(cells), initial=len(done), unit="cell", disable=not progress) as bar,
             contextlib.closing(
