@@ -164,13 +164,11 @@ class Sweep:
         work = (executor or LocalExecutor()).run(job, _missing(plan, done))
         with (
             tqdm(total=len(cells), initial=len(done), unit="cell", disable=not progress) as bar,
-            contextlib.closing(
-                (executor or LocalExecutor()).run(job, _missing(plan, done))
-            ) as rows,
+            contextlib.closing(work) as batches,
         ):
-            for finished in rows:
-                store.add(finished)
-                bar.update(len(finished))
+            for rows in batches:
+                store.add(rows)
+                bar.update(len(rows))
         return self._rows(store, plan)
 
     def describe(self) -> dict[str, Any]:
