@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,7 @@ from stepflow_tl.reasoner import Problem, Reach, Verdict, grade, make_problems
 from stepflow_tl.saliency import step_saliency, token_saliency
 from stepflow_tl.statistics import PairedOutcome, compare_paired
 from stepflow_tl.trace import Trace
-from stepflow_tl.version import __version__
+from stepflow_tl.version import versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,16 +212,6 @@ def ledger_records(ledger: Ledger) -> list[dict[str, Any]]:
     """The ledger as JSON-able rows."""
     records: list[dict[str, Any]] = json.loads(ledger.to_dataframe().to_json(orient="records"))
     return records
-
-
-def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
-    names = ("torch", "transformer-lens", "transformers")
-    return {
-        "stepflow-tl": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in names},
-    }
 
 
 def _columns(outcome: PairedOutcome) -> dict[str, float | int]:

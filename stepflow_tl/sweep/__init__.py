@@ -6,6 +6,7 @@ from stepflow_tl.sweep.executors import Executor, LocalExecutor, RayExecutor
 from stepflow_tl.sweep.grid import BASELINE, Grid, Setting, grid, settings_columns
 from stepflow_tl.sweep.store import Store, StoreError, write_table
 from stepflow_tl.sweep.sweep import Sweep
+from stepflow_tl.sweep.work import trace_of
 
 __all__ = [
     "BASELINE",
@@ -24,5 +25,6 @@ __all__ = [
     "resume",
     "settings_columns",
     "status",
+    "trace_of",
     "write_table",
 ]

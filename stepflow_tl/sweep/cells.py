@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from stepflow_tl.interventions import StepFlow
+from stepflow_tl.layers import resolve_layers
 from stepflow_tl.strategies import Decoding, Strategy
 from stepflow_tl.sweep.grid import BASELINE, Grid, Setting, to_spec
 from stepflow_tl.tasks import Item
@@ -66,14 +67,16 @@ def batches_of(
     seeds: Sequence[int],
     decoding: Decoding,
     identity: Mapping[str, Any],
+    n_layers: int,
 ) -> Iterator[Batch]:
     """The whole plan, in order: the same description gives the same batches every time.
 
-    An arm whose answers do not depend on the seed has the first seed only.
+    An arm whose answers do not depend on the seed has the first seed only. Two ways to name the
+    same layers give the same cells.
     """
     for arm in arms:
         size = max(1, decoding.batch_size // arm.strategy.traces_per_answer)
-        content = _content(arm, decoding, identity)
+        content = _content(arm, decoding, identity, n_layers)
         for seed in seeds if arm.strategy.draws(decoding) else seeds[:1]:
             cells = [Cell(_hash(content, item, seed), item) for item in items]
             for first in range(0, len(cells), size):
@@ -94,9 +97,14 @@ def decoding_spec(decoding: Decoding) -> dict[str, Any]:
     return spec
 
 
-def _content(arm: Arm, decoding: Decoding, identity: Mapping[str, Any]) -> dict[str, Any]:
+def _content(
+    arm: Arm, decoding: Decoding, identity: Mapping[str, Any], n_layers: int
+) -> dict[str, Any]:
+    interventions = arm.setting.flow.interventions
+    layers = [list(resolve_layers(item.layers, n_layers)) for item in interventions]
+    specs = to_spec(arm.setting.flow)
     return {
-        "flow": to_spec(arm.setting.flow),
+        "flow": [spec | {"layers": where} for spec, where in zip(specs, layers, strict=True)],
         "strategy": strategy_spec(arm.strategy),
         "decoding": decoding_spec(decoding),
         "weights": identity["weights"],

@@ -33,6 +33,8 @@ COLUMNS: dict[str, str] = {
     "seconds": "REAL NOT NULL",
     "fired": "REAL NOT NULL",
     "response": "TEXT NOT NULL",
+    "token_ids": "TEXT NOT NULL",
+    "prompt_length": "INTEGER NOT NULL",
     "identity": "TEXT NOT NULL",
 }
 _BOOLEANS = ("correct", "tied", "ended")
@@ -139,7 +141,8 @@ class Store:
         first error, where the task can tell); ``tied`` (a vote was), ``ended`` (False: cut at
         max_new_tokens), ``steps`` of thinking; ``tokens`` generated, ``forward_passes`` of one
         sequence, ``seconds`` (its share of its batch's); ``fired``, the interventions' actions per
-        row of its batch; ``response``, untrusted text; ``identity`` of weights, version and problem
+        row of its batch; ``response``, untrusted text, and its trace: ``token_ids`` (JSON),
+        ``prompt_length``; ``identity`` of weights, version and problem
         set. ``flow`` is JSON; `stepflow_tl.sweep.settings_columns` spreads it over columns.
         """
         names = ", ".join(f'"{name}"' for name in COLUMNS)

@@ -16,7 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from stepflow_tl.interventions import InterventionWarning
-from stepflow_tl.models import load_model, model_name, weights_hash
+from stepflow_tl.models import load_model, model_name, n_layers, weights_hash
 from stepflow_tl.reasoner import Problem
 from stepflow_tl.strategies import Decoding, Plain, Strategy
 from stepflow_tl.sweep.cells import (
@@ -32,6 +32,8 @@ from stepflow_tl.sweep.grid import Grid, to_spec
 from stepflow_tl.sweep.store import Store
 from stepflow_tl.tasks import Task, as_task
 from stepflow_tl.version import __version__
+
+_LABELS = ["arm", "setting", "strategy"]
 
 
 @dataclass(frozen=True)
@@ -150,16 +152,21 @@ class Sweep:
         identity = self._identity(model)
         store.identify(identity, mix=mix)
         self._leave_note(store)
-        plan = list(batches_of(self.arms, self.task.items, self.seeds, self.decoding, identity))
-        done = store.done(cell.hash for batch in plan for cell in batch.cells)
+        plan = list(
+            batches_of(
+                self.arms, self.task.items, self.seeds, self.decoding, identity, n_layers(model)
+            )
+        )
+        cells = {cell.hash for batch in plan for cell in batch.cells}
+        done = store.done(cells)
         name = str(self.model) if isinstance(self.model, (str, Path)) else None
         job = Job(model, name, self.dtype, self.task, self.decoding, identity)
-        missing = [batch for batch in (_without(batch, done) for batch in plan) if batch.cells]
+        work = (executor or LocalExecutor()).run(job, _missing(plan, done))
         with (
-            tqdm(total=len(self), initial=len(done), unit="cell", disable=not progress) as bar,
-            contextlib.closing((executor or LocalExecutor()).run(job, missing)) as results,
+            tqdm(total=len(cells), initial=len(done), unit="cell", disable=not progress) as bar,
+            contextlib.closing(work) as batches,
         ):
-            for rows in results:
+            for rows in batches:
                 store.add(rows)
                 bar.update(len(rows))
         return self._rows(store, plan)
@@ -203,11 +210,16 @@ class Sweep:
         }
 
     def _rows(self, store: Store, plan: Sequence[Batch]) -> pd.DataFrame:
-        arms = {cell.hash: batch.arm for batch in plan for cell in batch.cells}
-        table = store.to_dataframe(list(arms))
-        mine = [arms[name] for name in table["hash"]]
-        table["arm"] = [arm.label for arm in mine]
-        table["setting"] = [arm.setting.label for arm in mine]
+        labels = pd.DataFrame(
+            [
+                (cell.hash, batch.arm.label, batch.arm.setting.label, batch.arm.strategy.label)
+                for batch in plan
+                for cell in batch.cells
+            ],
+            columns=["hash", *_LABELS],
+        )
+        stored = store.to_dataframe(list(labels["hash"].unique()))
+        table = labels.merge(stored.drop(columns=_LABELS), on="hash")
         for arm in self.arms:
             fired = table.loc[table["arm"] == arm.label, "fired"]
             if arm.setting.flow.interventions and not fired.any():
@@ -219,5 +231,12 @@ class Sweep:
         return table
 
 
-def _without(batch: Batch, done: set[str]) -> Batch:
-    return replace(batch, cells=tuple(cell for cell in batch.cells if cell.hash not in done))
+def _missing(plan: Sequence[Batch], done: set[str]) -> list[Batch]:
+    """The plan without the cells that are done, and each other cell once."""
+    due, taken = [], set(done)
+    for batch in plan:
+        cells = tuple(cell for cell in batch.cells if cell.hash not in taken)
+        taken.update(cell.hash for cell in cells)
+        if cells:
+            due.append(replace(batch, cells=cells))
+    return due

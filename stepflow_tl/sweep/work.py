@@ -8,11 +8,13 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from stepflow_tl.formats import Format
 from stepflow_tl.interventions import InterventionWarning
 from stepflow_tl.strategies import Attempt, Decoding
 from stepflow_tl.sweep.cells import Batch, Cell
 from stepflow_tl.sweep.grid import to_spec
 from stepflow_tl.tasks import Task
+from stepflow_tl.trace import Trace
 
 Row = dict[str, Any]
 
@@ -75,4 +77,23 @@ def _outcome(task: Task, cell: Cell, attempt: Attempt, extra_forwards: float) ->
         "forward_passes": attempt.tokens + extra_forwards,
         "seconds": attempt.seconds,
         "response": response,
+        "token_ids": json.dumps(attempt.trace.token_ids.tolist()),
+        "prompt_length": attempt.trace.prompt_length,
     }
+
+
+def trace_of(model: Any, row: Mapping[str, Any], *, format: str | Format = "auto") -> Trace:
+    """The trace of a row, token by token: what Step-Saliency reads.
+
+    Args:
+        model: The model that the row was decoded with.
+        row: A row of `Sweep.run` or `Store.to_dataframe`, such as ``rows.iloc[0]``.
+        format: The format that it was decoded with.
+    """
+    return Trace.from_token_ids(
+        model,
+        json.loads(row["token_ids"]),
+        prompt_length=int(row["prompt_length"]),
+        format=format,
+        strict=False,
+    )

@@ -1,0 +1,147 @@
+"""What the experiments share: options, the problems, one store, a figure with its JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from statsmodels.stats.multitest import multipletests
+
+from stepflow_tl import Decoding, Grid, RayExecutor, StepFlow, Sweep, WordProblems, compare
+from stepflow_tl.plots import save_figure
+from stepflow_tl.version import versions
+
+# Settings under which the bundled reasoner fails at times: too many operations (it forgets or
+# misreads premises), or counts of just any earlier person to recall (it carries wrong values).
+PROBLEMS = "16 17 18 recall:6"
+FAST_PROBLEMS = "2 recall:2"
+SEED = 71
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asked for.
+
+    Attributes:
+        name: The experiment's, and of its files.
+        model: As `load_model` takes it.
+        problems: Groups: numbers of operations, and "recall:6" for those that recall.
+        n: Problems in each group.
+        out: Folder for figures, JSON and the store.
+        fast: A few seconds' worth, for tests: not a result.
+        ray: Address of a Ray cluster, "local" to start one here, None for this process.
+    """
+
+    name: str
+    model: str
+    problems: str
+    n: int
+    out: Path
+    fast: bool
+    ray: str | None
+
+    @property
+    def task(self) -> WordProblems:
+        """The problems."""
+        groups = self.problems.replace(",", " ").split()
+        plain = tuple(int(group) for group in groups if ":" not in group)
+        recall = tuple(int(group.removeprefix("recall:")) for group in groups if ":" in group)
+        return WordProblems(n=self.n, difficulties=plain, recall=recall, seed=SEED)
+
+    @property
+    def decoding(self) -> Decoding:
+        """Greedy, cut at about a fifth more than the longest true response."""
+        return Decoding(max_new_tokens=100 if self.fast else 600, batch_size=80)
+
+    @property
+    def store(self) -> Path:
+        """The store of these problems: experiments share what they have in common."""
+        return self.out / f"sweep-{self.task.digest}.sqlite"
+
+
+def options(
+    name: str, doc: str, argv: Sequence[str] | None, *, n: int = 40, problems: str = PROBLEMS
+) -> Options:
+    """Read the command line; `n` and `problems` are the full setting."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--model", default="reasoner", help="'reasoner', a name, or a folder")
+    parser.add_argument("--problems", help=f"groups of problems (default: {problems!r})")
+    parser.add_argument("--n", type=int, help=f"problems in each group (default: {n})")
+    parser.add_argument("--out", type=Path, default=Path("outputs/experiments"))
+    parser.add_argument("--fast", action="store_true", help="a few seconds' worth: not a result")
+    parser.add_argument("--ray", help="a Ray cluster's address, or 'local' to start one here")
+    given = parser.parse_args(argv)
+    return Options(
+        name=name,
+        model=given.model,
+        problems=given.problems or (FAST_PROBLEMS if given.fast else problems),
+        n=given.n or (2 if given.fast else n),
+        out=given.out,
+        fast=given.fast,
+        ray=given.ray,
+    )
+
+
+def sweep(chosen: Options, settings: Grid | Mapping[str, StepFlow], **others: Any) -> pd.DataFrame:
+    """Run a grid on the experiment's problems and store; a row per cell."""
+    grid = settings if isinstance(settings, Grid) else Grid.of(settings)
+    described = Sweep(
+        chosen.task, grid, model=chosen.model, **({"decoding": chosen.decoding} | others)
+    )
+    executor = None
+    if chosen.ray:
+        executor = RayExecutor(address=None if chosen.ray == "local" else chosen.ray)
+    return described.run(chosen.store, executor=executor, progress=True)
+
+
+def compare_by_group(rows: pd.DataFrame) -> pd.DataFrame:
+    """Every arm against the baseline, over all problems and in each group."""
+    return compare(rows, baseline="baseline", by="group")
+
+
+def over_all(table: pd.DataFrame) -> pd.DataFrame:
+    """The lines of a comparison that are over all problems."""
+    return table[table["group"] == "all"].drop(columns="group").reset_index(drop=True)
+
+
+def holm_over(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Several comparisons as one table, with Holm's correction over all of it."""
+    table = pd.concat(tables, ignore_index=True)
+    table["p_holm"] = multipletests(table["p_value"], method="holm")[1]
+    return table
+
+
+def publish(
+    chosen: Options, figure: Figure, tables: Mapping[str, pd.DataFrame], **facts: Any
+) -> None:
+    """Write NAME.png, NAME.pdf and NAME.json: settings, versions, and the tables drawn."""
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    save_figure(figure, chosen.out / chosen.name)
+    written = {
+        "experiment": chosen.name,
+        "settings": {
+            "model": chosen.model,
+            "problems": chosen.problems,
+            "n_per_group": chosen.n,
+            "problem_seed": SEED,
+            "decoding": vars(chosen.decoding),
+            "fast": chosen.fast,
+        },
+        "versions": versions(),
+        **facts,
+        "tables": {
+            name: json.loads(table.to_json(orient="records", double_precision=6))
+            for name, table in tables.items()
+        },
+    }
+    path = chosen.out / f"{chosen.name}.json"
+    path.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    for name, table in tables.items():
+        print(f"\n{chosen.name}: {name}\n{table.round(3).to_string(index=False)}")
+    print(f"\n{path.with_suffix('.png')} {path.with_suffix('.pdf')} {path}")

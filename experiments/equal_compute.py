@@ -1,0 +1,62 @@
+"""Mirrors the paper's comparison at equal compute: StepFlow, longer thinking, self-consistency."""
+
+from collections.abc import Sequence
+
+import common
+import pandas as pd
+
+from stepflow_tl import BudgetForcing, Plain, SelfConsistency, StepFlow
+from stepflow_tl.plots import figure_compute
+from stepflow_tl.statistics import proportion
+
+TEMPERATURE = 0.7  # of the votes; everything else is greedy
+LONGER = {"thinking >= 500": BudgetForcing(least=500, wait=" So")}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the experiment, or go on with it."""
+    chosen = common.options("equal_compute", __doc__, argv)
+    votes = {
+        f"self-consistency, k = {k}": SelfConsistency(k=k, temperature=TEMPERATURE)
+        for k in ((2,) if chosen.fast else (1, 2, 4, 8))
+    }
+    alone = {"plain": Plain(), **LONGER, **votes}
+    names = {strategy.label: name for name, strategy in alone.items()}
+    parts = [common.sweep(chosen, {"baseline": StepFlow()}, strategy=list(alone.values()))]
+    both = [alone["plain"], alone["self-consistency, k = 2"]]
+    repaired = common.sweep(chosen, {"StepFlow": StepFlow.paper()}, strategy=both)
+    parts.append(repaired[repaired["setting"] == "StepFlow"])
+    rows = pd.concat(parts, ignore_index=True)
+    rows["arm"] = rows["strategy"].map(names)
+    repaired_rows = rows["setting"] == "StepFlow"
+    rows.loc[repaired_rows, "arm"] = rows["arm"].replace("plain", "").add(" + StepFlow")
+    rows["arm"] = rows["arm"].str.removeprefix(" + ").replace("plain", "baseline")
+    table = common.over_all(common.compare_by_group(rows))
+    common.publish(
+        chosen, figure_compute(costs(rows)), {"cost": costs(rows), "against the baseline": table}
+    )
+
+
+def costs(rows: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of each arm, and its forward passes relative to the baseline's."""
+    base = rows.loc[rows["arm"] == "baseline", "forward_passes"].mean()
+    lines = []
+    for arm, mine in rows.groupby("arm", sort=False):
+        accuracy, low, high = proportion(int(mine["correct"].sum()), len(mine))
+        lines.append(
+            {
+                "arm": arm,
+                "family": str(arm).partition(", k")[0],
+                "compute": mine["forward_passes"].mean() / base,
+                "accuracy": accuracy,
+                "accuracy_low": low,
+                "accuracy_high": high,
+                "n": len(mine),
+                "tied": mine["tied"].mean(),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Numbers that the paper reports (Xu et al. 2026): other models, other benchmarks, not ours."""
+
+import pandas as pd
+
+MAIN = pd.DataFrame(
+    [
+        ("R1-Distill-7B", "AIME24", 54.0, 62.5),
+        ("R1-Distill-7B", "AIME25", 39.2, 43.8),
+        ("R1-Distill-7B", "MATH-500", 92.8, 93.8),
+        ("R1-Distill-7B", "GPQA-D", 49.1, 57.6),
+        ("R1-Distill-7B", "LiveCodeBench", 37.6, 47.1),
+        ("R1-Distill-32B", "AIME24", 72.6, 74.5),
+        ("R1-Distill-32B", "AIME25", 54.9, 66.7),
+        ("R1-Distill-32B", "MATH-500", 94.3, 95.6),
+        ("R1-Distill-32B", "GPQA-D", 62.1, 64.5),
+        ("R1-Distill-32B", "LiveCodeBench", 57.2, 63.0),
+        ("GPT-OSS-20B medium", "AIME24", 63.4, 66.0),
+        ("GPT-OSS-20B medium", "AIME25", 62.0, 69.2),
+        ("GPT-OSS-20B medium", "MATH-500", 89.2, 90.5),
+        ("GPT-OSS-20B medium", "GPQA-D", 65.2, 70.3),
+        ("GPT-OSS-20B medium", "LiveCodeBench", 70.0, 79.5),
+    ],
+    columns=["model", "benchmark", "baseline", "stepflow"],
+)
+"""Accuracy in percent, main table."""
+
+COMPONENTS = pd.DataFrame(
+    [
+        ("OEB only", "AIME25", 62.0, 64.5),
+        ("OEB only", "GPQA-D", 65.2, 66.7),
+        ("OEB only", "LiveCodeBench", 70.0, 74.5),
+        ("SMI only", "AIME25", 62.0, 64.0),
+        ("SMI only", "GPQA-D", 65.2, 67.2),
+        ("SMI only", "LiveCodeBench", 70.0, 75.0),
+        ("both", "AIME25", 62.0, 69.2),
+        ("both", "GPQA-D", 65.2, 70.3),
+        ("both", "LiveCodeBench", 70.0, 79.5),
+    ],
+    columns=["components", "benchmark", "baseline", "stepflow"],
+)
+"""Accuracy in percent of GPT-OSS-20B medium, ablation of components."""
+
+LIVECODEBENCH_GAIN = {"easy": 3.4, "medium": 13.8, "hard": 14.2}
+"""Gain in points by difficulty."""
+
+CORRECTED_ERRORS = {"forgotten premise": 0.38, "arithmetic carried wrongly": 0.34}
+"""Shares of the errors that StepFlow corrected."""
+
+
+def differences(table: pd.DataFrame, label: str) -> pd.DataFrame:
+    """Gains as fractions, with columns label, benchmark, difference."""
+    gain = (table["stepflow"] - table["baseline"]) / 100
+    return pd.DataFrame(
+        {"label": table[label], "benchmark": table["benchmark"], "difference": gain}
+    )
