@@ -70,7 +70,7 @@ class Store:
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
             if not tables and create:
                 self._lay_out(database)
-            elif not {"cells", "facts"} <= tables:
+            elif not {"cells", "facts", "plan"} <= tables:
                 raise StoreError(f"{self.path} is no sweep store")
         found = self.fact("format")
         if found != _FORMAT:
@@ -96,9 +96,10 @@ class Store:
             StoreError: The store holds rows of another, and `mix` is False; each difference is
                 spelt out.
         """
+        identity = json.loads(json.dumps(dict(identity)))
         with self._connected() as database, database:
             database.execute(  # of two that come first, one is refused
-                "INSERT OR IGNORE INTO facts VALUES ('identity', ?)", (json.dumps(dict(identity)),)
+                "INSERT OR IGNORE INTO facts VALUES ('identity', ?)", (json.dumps(identity),)
             )
         known = self.fact("identity")
         names = [*known, *(name for name in identity if name not in known)]
@@ -112,6 +113,11 @@ class Store:
                 f"{self.path} holds results of something else ({'; '.join(differences)}); use "
                 "another file, or mix=True to keep both side by side"
             )
+
+    def plan(self, cells: Iterable[tuple[str, str]]) -> None:
+        """Note which cells are to come: the hash and the arm of each."""
+        with self._connected() as database, database:
+            database.executemany("INSERT OR IGNORE INTO plan VALUES (?, ?)", cells)
 
     def done(self, hashes: Iterable[str]) -> set[str]:
         """Which of these cells are finished."""
@@ -165,13 +171,15 @@ class Store:
         return table.reset_index(drop=True)
 
     def counts(self) -> pd.DataFrame:
-        """Finished cells and accuracy so far, by arm."""
+        """Planned and finished cells, accuracy so far and seconds spent, by arm."""
         with self._connected() as database:
             rows = database.execute(
-                "SELECT arm, COUNT(*), AVG(correct), SUM(seconds) FROM cells GROUP BY arm "
-                "ORDER BY MIN(rowid)"
+                "SELECT plan.arm, COUNT(*), COUNT(cells.hash), AVG(correct), SUM(seconds) "
+                "FROM plan LEFT JOIN cells ON plan.hash = cells.hash "
+                "GROUP BY plan.arm ORDER BY MIN(plan.rowid)"
             ).fetchall()
-        return pd.DataFrame(rows, columns=["arm", "done", "accuracy", "seconds"])
+        table = pd.DataFrame(rows, columns=["arm", "cells", "done", "accuracy", "seconds"])
+        return table.astype({"accuracy": float, "seconds": float})
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
@@ -190,6 +198,9 @@ class Store:
         with database:
             database.execute("BEGIN IMMEDIATE")
             database.execute(f"CREATE TABLE IF NOT EXISTS cells ({columns})")
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS plan (hash TEXT, arm TEXT, PRIMARY KEY (hash, arm))"
+            )
             database.execute("CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT)")
             database.execute(
                 "INSERT OR IGNORE INTO facts VALUES ('format', ?)", (json.dumps(_FORMAT),)

@@ -12,8 +12,8 @@ from stepflow_tl.sweep import Sweep, grid
 from stepflow_tl.tasks import WordProblems
 
 PROBLEMS = WordProblems(n=2, difficulties=(1, 2))
-GRID = grid(OddsEqualBridge, tau_max=[0.0, 0.3, 0.9], layers="all")
-DECODING = Decoding(max_new_tokens=8, chat=False, format="plain", batch_size=2)
+GRID = grid(OddsEqualBridge, tau_max=[0.0, 0.9, 1.0], layers="all")
+DECODING = Decoding(max_new_tokens=6, chat=False, format="plain", batch_size=2)
 CELLS = 12  # 4 problems x (baseline and 2 settings)
 
 

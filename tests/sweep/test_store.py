@@ -38,6 +38,8 @@ def row(name: object, **changes: object) -> dict[str, object]:
         "seconds": 0.5,
         "fired": 0.0,
         "response": "It is 7.",
+        "token_ids": "[1, 2]",
+        "prompt_length": 1,
         "identity": "ef",
     } | changes
 
@@ -383,6 +385,19 @@ def test_a_kill_inside_the_transaction_leaves_nothing_of_it(store):
     assert Store(store.path).to_dataframe()["hash"].tolist() == ["old"]
     store.add([row("new-1")])
     assert len(store.to_dataframe()) == 2
+
+
+def test_counts_know_what_is_to_come(store):
+    store.plan([("a", "baseline"), ("b", "baseline"), ("c", "bridge")])
+    store.plan(iter([("a", "baseline"), ("a", "its other name"), ("c", "bridge")]))
+    store.add([row("a", correct=True, seconds=2.0), row("b", correct=False, seconds=1.0)])
+    assert store.counts().to_dict("list") == {
+        "arm": ["baseline", "bridge", "its other name"],
+        "cells": [2, 1, 1],
+        "done": [2, 0, 1],
+        "accuracy": [0.5, pytest.approx(float("nan"), nan_ok=True), 1.0],
+        "seconds": [3.0, pytest.approx(float("nan"), nan_ok=True), 2.0],
+    }
 
 
 def test_facts_are_json(store):
