@@ -1,0 +1,10 @@
+"""Looking at figures."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+def is_drawn(figure: Figure) -> bool:
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    return bool((pixels.reshape(-1, 3).std(0) > 5).all())
