@@ -5,7 +5,7 @@ given, or makes one; `save_figure` writes files that are byte-identical for equa
 """
 
 from stepflow_tl.plots.ablations import PAPER_STRENGTHS, figure_layer_ablation, figure_strengths
-from stepflow_tl.plots.comparisons import figure_accuracy, figure_arms, figure_strategies
+from stepflow_tl.plots.comparisons import PUBLISHED, figure_accuracy, figure_arms, figure_strategies
 from stepflow_tl.plots.compute import figure_compute
 from stepflow_tl.plots.curves import CURVES, figure_layer_curves
 from stepflow_tl.plots.maps import (
@@ -30,6 +30,7 @@ __all__ = [
     "CURVES",
     "OUTCOME_COLOURS",
     "PAPER_STRENGTHS",
+    "PUBLISHED",
     "SEGMENT_COLOURS",
     "STYLE",
     "figure_accuracy",

@@ -119,7 +119,9 @@ def figure_strengths(table: pd.DataFrame) -> Figure:
         key = ["∗ p < 0.05 after Holm's correction", "• p < 0.05 uncorrected"]
         if ((table["tau_max"] == tau) & (table["alpha"] == alpha)).any():
             corner = (alphas.index(alpha) - 0.5, taus.index(tau) - 0.5)
-            ax.add_patch(Rectangle(corner, 1, 1, fill=False, lw=2.2, ec="black", zorder=3))
+            ax.add_patch(
+                Rectangle(corner, 1, 1, fill=False, lw=2.2, ec="black", zorder=3, clip_on=False)
+            )
             key.append("outlined: the paper's default")
         ax.set_title("\n".join(key), loc="left", fontsize=9, color=INK)
         ax.set_xticks(range(len(alphas)), [f"{value:g}" for value in alphas])

@@ -194,7 +194,7 @@ def _rows(ax: Axes, labels: Sequence[str]) -> None:
     ax.spines["left"].set_visible(False)
 
 
-def _beside(ax: Axes, points: float, head: str, cells: Sequence[str]) -> None:
+def _beside(ax: Axes, points: int, head: str, cells: Sequence[str]) -> None:
     """A column of text whose right edge is so many points to the right of the axes."""
     style: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": 9}
     ax.annotate(

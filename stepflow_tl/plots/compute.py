@@ -77,7 +77,7 @@ def _label_points(figure: Figure, ax: Axes, table: pd.DataFrame, colours: list[s
     marks = np.concatenate([np.column_stack(boxes) for boxes in drawn])
     labels = [
         ax.annotate(
-            wrapped(arm, 32), xy, xytext=(0, 0), textcoords="offset points", fontsize=8.5, color=c
+            wrapped(arm, 29), xy, xytext=(0, 0), textcoords="offset points", fontsize=8.5, color=c
         )
         for arm, xy, c in zip(table["arm"], zip(at, value, strict=True), colours, strict=True)
     ]

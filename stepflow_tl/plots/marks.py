@@ -100,7 +100,7 @@ def draw_curve(
         low = high = np.full_like(value, np.nan)
     draw_points(ax, layers, (value, low, high), filled=filled)
     ax.set_xlim(layers.min() - 0.5, layers.max() + 0.5)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def draw_zero(ax: Axes, *, sideways: bool = False) -> None:

@@ -31,11 +31,16 @@ _FALLBACK_FONTS = (
     "Noto Emoji",
 )
 
+
+def _fallback_fonts() -> list[str]:
+    """Those fonts installed here that know scripts which DejaVu Sans lacks."""
+    installed = set(get_font_names())
+    return [font for font in _FALLBACK_FONTS if font in installed]
+
+
 STYLE: dict[Any, Any] = {
-    "font.family": [
-        "DejaVu Sans",
-        *(font for font in _FALLBACK_FONTS if font in set(get_font_names())),
-    ],
+    "font.family": ["sans-serif", *_fallback_fonts()],
+    "font.sans-serif": ["DejaVu Sans"],
     "text.usetex": False,
     "font.size": 10,
     "axes.titlesize": 11,
