@@ -25,6 +25,7 @@ from stepflow_tl.interventions import (
 from stepflow_tl.layers import resolve_layers
 from stepflow_tl.models import ModelError, load_model
 from stepflow_tl.saliency import StepMap, StepMapError, step_saliency, token_saliency
+from stepflow_tl.statistics import compare
 from stepflow_tl.trace import Segment, Step, Trace, TraceError
 from stepflow_tl.version import __version__
 
@@ -45,6 +46,7 @@ __all__ = [
     "Trace",
     "TraceError",
     "__version__",
+    "compare",
     "compare_groups",
     "diagnose",
     "generate",

@@ -1,0 +1,33 @@
+"""Small statistics: intervals, paired tests, permutation tests, and whole sweeps compared."""
+
+from stepflow_tl.statistics.comparison import compare
+from stepflow_tl.statistics.intervals import (
+    Bounds,
+    Estimate,
+    bootstrap_accuracy,
+    bootstrap_paired_difference,
+    clustered_difference,
+    proportion,
+)
+from stepflow_tl.statistics.paired import (
+    PairedOutcome,
+    compare_paired,
+    holm,
+    mcnemar,
+    sign_flip_test,
+)
+
+__all__ = [
+    "Bounds",
+    "Estimate",
+    "PairedOutcome",
+    "bootstrap_accuracy",
+    "bootstrap_paired_difference",
+    "clustered_difference",
+    "compare",
+    "compare_paired",
+    "holm",
+    "mcnemar",
+    "proportion",
+    "sign_flip_test",
+]
