@@ -9,6 +9,7 @@ from stepflow_tl.statistics.intervals import (
     clustered_difference,
     proportion,
 )
+from stepflow_tl.statistics.labels import LabelTest, label_permutation_test, permute_labels
 from stepflow_tl.statistics.paired import (
     PairedOutcome,
     compare_paired,
@@ -20,6 +21,7 @@ from stepflow_tl.statistics.paired import (
 __all__ = [
     "Bounds",
     "Estimate",
+    "LabelTest",
     "PairedOutcome",
     "bootstrap_accuracy",
     "bootstrap_paired_difference",
@@ -27,7 +29,9 @@ __all__ = [
     "compare",
     "compare_paired",
     "holm",
+    "label_permutation_test",
     "mcnemar",
+    "permute_labels",
     "proportion",
     "sign_flip_test",
 ]
