@@ -111,7 +111,7 @@ def label_permutation_test(
     weight = (first * (1 - first / size)).sum(0)  # of cells: n1 n0 / (n1 + n0)
     undefined = weight <= 0.0
 
-    spread = np.sqrt((statistic[1:] ** 2).mean(0))
+    spread = np.sqrt((statistic**2).mean(0))  # the observed labels are one of the permutations
     moves = spread > 1e-12 * (np.abs(filled).sum(0) + 1e-300)
     scores = np.abs(statistic) / np.where(moves, spread, np.inf)
     scores[:, undefined] = 0.0
