@@ -15,12 +15,14 @@ from stepflow_tl.diagnostics import compare_groups, diagnose
 from stepflow_tl.formats import Format
 from stepflow_tl.generation import GenerationError, generate
 from stepflow_tl.interventions import (
+    GradientMomentum,
     Intervention,
     InterventionWarning,
     Ledger,
     OddsEqualBridge,
     StepFlow,
     StepMomentum,
+    UniformPriorBridge,
 )
 from stepflow_tl.layers import resolve_layers
 from stepflow_tl.models import ModelError, load_model
@@ -31,6 +33,7 @@ from stepflow_tl.version import __version__
 __all__ = [
     "Format",
     "GenerationError",
+    "GradientMomentum",
     "Intervention",
     "InterventionWarning",
     "Ledger",
@@ -44,6 +47,7 @@ __all__ = [
     "StepMomentum",
     "Trace",
     "TraceError",
+    "UniformPriorBridge",
     "__version__",
     "compare_groups",
     "diagnose",

@@ -3,10 +3,13 @@
 from stepflow_tl.interventions.base import Intervention, InterventionWarning
 from stepflow_tl.interventions.bridge import OddsEqualBridge
 from stepflow_tl.interventions.flow import Run, StepFlow
+from stepflow_tl.interventions.gradient import GradientMomentum
 from stepflow_tl.interventions.ledger import Ledger
 from stepflow_tl.interventions.momentum import StepMomentum
+from stepflow_tl.interventions.uniform import UniformPriorBridge
 
 __all__ = [
+    "GradientMomentum",
     "Intervention",
     "InterventionWarning",
     "Ledger",
@@ -14,4 +17,5 @@ __all__ = [
     "Run",
     "StepFlow",
     "StepMomentum",
+    "UniformPriorBridge",
 ]
