@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from flows import EXACT, GM, NEAR, OEB, SMI, close
-from helpers import MODEL_KINDS, cached, hooks_of, teacher_forced
+from helpers import MODEL_KINDS, cached, hooks_of, load_tiny, teacher_forced
 from torch import Tensor
 
 from stepflow_tl.interventions import (
@@ -20,7 +20,7 @@ from stepflow_tl.interventions import (
     StepFlow,
     UniformPriorBridge,
 )
-from stepflow_tl.interventions.gradient import (
+from stepflow_tl.interventions.rerun import (
     StepGradient,
     moving_average,
     relative_entropy,
@@ -303,6 +303,17 @@ class TestTheModelIsLeftAsItWas:
             _, cache = model.run_with_cache(trace.tokens)
             stopped = model(trace.tokens, stop_at_layer=3)
         close(stopped, cache[hook_name("resid_post", 2)], **NEAR)
+
+
+def test_nan_weights_are_no_silent_step(tiny_folder: Callable[..., Any], trace: Trace) -> None:
+    model = load_tiny(tiny_folder("qwen2"))
+    with torch.no_grad():
+        model.blocks[2].attn.q.weight.fill_(float("nan"))
+    first = trace.steps_in("thinking")[0].start
+    message = f"gradient of the step at position {first} is NaN or infinite"
+    with pytest.raises(FloatingPointError, match=message), ALONE.attach(model):
+        teacher_forced(model, trace.tokens)
+    assert not any(hooks_of(model).values())
 
 
 class TestAround:
