@@ -18,6 +18,8 @@ from stepflow_tl.trace import Trace
 
 Row = dict[str, Any]
 
+_BOTH_WAYS = 3  # a backward pass costs as much as two forward passes
+
 
 def solve_batch(
     model: Any, task: Task, decoding: Decoding, identity: Mapping[str, Any], batch: Batch
@@ -47,7 +49,7 @@ def solve_batch(
         "fired": run.actions / len(batch.cells),
         "identity": identity_hash(identity),
     }
-    extra = 0.0
+    extra = _BOTH_WAYS * run.extra_tokens / len(batch.cells)
     return [
         shared | _outcome(task, cell, attempt, extra)
         for cell, attempt in zip(batch.cells, attempts, strict=True)
