@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -39,6 +40,7 @@ COLUMNS: dict[str, str] = {
 }
 _BOOLEANS = ("correct", "tied", "ended")
 _FORMAT = "1"
+_PATIENCE = 200  # tries, 0.05 s apart
 _PARAMETERS = 900  # SQLite's own limit is higher; this holds everywhere
 
 
@@ -194,7 +196,7 @@ class Store:
 
     @staticmethod
     def _lay_out(database: sqlite3.Connection) -> None:
-        database.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(database)
         columns = ", ".join(f'"{name}" {kind}' for name, kind in COLUMNS.items())
         with database:
             database.execute("BEGIN IMMEDIATE")
@@ -227,6 +229,18 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _write_ahead(database: sqlite3.Connection) -> None:
+    """Switch to WAL; SQLite's timeout does not hold while another process is doing the same."""
+    for patience in range(_PATIENCE, -1, -1):
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if not patience or "locked" not in str(error):
+                raise
+            time.sleep(0.05)
 
 
 def _storable(value: Any) -> Any:

@@ -1,8 +1,11 @@
+import contextlib
 import json
 import multiprocessing
 import os
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -168,11 +171,8 @@ def test_many_threads_and_stores_on_one_file(tmp_path):
         for i in range(10):
             mine.add([row(f"{number}-{i}"), row(f"shared-{i}")])
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
     assert len(Store(path).to_dataframe()) == 6 * 10 + 10
 
 
@@ -195,24 +195,40 @@ def test_a_store_is_refused_with_every_difference_spelt_out(store):
 
 
 def test_of_several_that_come_first_all_but_one_are_refused(tmp_path):
-    barrier, refused = threading.Barrier(4), []
+    barrier = threading.Barrier(4, timeout=60)
 
-    def come(number: int, path: object) -> None:
+    def come(number: int, path: Path) -> bool:
+        """Make the store, and say whether it was accepted."""
+        barrier.wait()
         store = Store(path, create=True)
         barrier.wait()
-        try:
+        with contextlib.suppress(StoreError):
             store.identify(IDENTITY | {"weights": str(number)})
-        except StoreError:
-            refused.append(path)
+            return True
+        return False
 
-    for i in range(10):
-        path = tmp_path / f"{i}.sqlite"
-        threads = [threading.Thread(target=come, args=(number, path)) for number in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert refused.count(path) == 3
+    with ThreadPoolExecutor(4) as pool:
+        for i in range(10):
+            accepted = list(pool.map(come, range(4), [tmp_path / f"{i}.sqlite"] * 4))
+            assert sum(accepted) == 1
+
+
+def test_a_store_that_another_is_making_is_waited_for(tmp_path, monkeypatch):
+    """SQLite itself does not wait where two switch a file to WAL at once."""
+
+    class Busy(sqlite3.Connection):
+        left = 3
+
+        def execute(self, statement, *parameters):
+            if "journal_mode" in statement and Busy.left:
+                Busy.left -= 1
+                raise sqlite3.OperationalError("database is locked")
+            return super().execute(statement, *parameters)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda p, **o: connect(p, factory=Busy, **o))
+    Store(tmp_path / "a.sqlite", create=True).add([row("a")])
+    assert Busy.left == 0
 
 
 def test_no_store_is_made_where_one_is_expected(tmp_path):
