@@ -16,7 +16,11 @@ from stepflow_tl.sweep.executors import _model_here
 from stepflow_tl.tasks import WordProblems
 
 HERE = Path(__file__).parent
-SYSTEM = {"health_check_period_ms": 500, "health_check_failure_threshold": 2}
+SYSTEM = {
+    "health_check_period_ms": 500,
+    "health_check_failure_threshold": 2,
+    "worker_niceness": 0,  # else whatever else runs on the machine comes first
+}
 FEW = {"problems": WordProblems(n=4, difficulties=(1, 2))}
 
 
