@@ -5,6 +5,10 @@ HOOKED := .venv-hooked/bin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
+EXPERIMENTS := main_table component_ablation layer_ablation strengths equal_compute \
+	difficulty_gain error_kinds step_maps failure_curves repair_and_maps
+SHOWN := step_flow.png failure_curves.png layer_ablation.png strengths.png equal_compute.png
+
 .PHONY: demo test check figures test-hooked clean
 
 demo: .venv/.installed  ## the main job on the bundled reasoner, into outputs/demo
@@ -18,9 +22,12 @@ check: .venv/.installed  ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-figures: demo  ## the pictures that the README shows
+figures: .venv/.installed  ## every figure and table, on all cores; stopped, it goes on where it was
+	for name in $(EXPERIMENTS); do \
+		$(BIN)/python experiments/$$name.py --ray local --out outputs/experiments || exit 1; \
+	done
 	mkdir -p figures
-	cp outputs/demo/step_flow.png outputs/demo/failure_curves.png figures/
+	cd outputs/experiments && cp $(SHOWN) ../../figures/
 
 test-hooked: .venv-hooked/.installed  ## the core on HookedTransformer (transformer-lens 3.9)
 	$(HOOKED)/pytest tests/test_models.py tests/test_tracking.py tests/test_generation.py \

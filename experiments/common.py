@@ -122,7 +122,7 @@ def publish(
 ) -> None:
     """Write NAME.png, NAME.pdf and NAME.json: settings, versions, and the tables drawn."""
     chosen.out.mkdir(parents=True, exist_ok=True)
-    save_figure(figure, chosen.out / chosen.name)
+    save_figure(figure, chosen.out / chosen.name, formats=("png", "pdf"))
     written = {
         "experiment": chosen.name,
         "settings": {

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         chosen,
         figure_arms(
             common.over_all(table),
-            published=published.differences(published.COMPONENTS, "components"),
+            published=published.component_gains(),
         ),
         {"against the baseline": table, "mean cost per problem": costs.reset_index()},
         published={

@@ -47,9 +47,13 @@ CORRECTED_ERRORS = {"forgotten premise": 0.38, "arithmetic carried wrongly": 0.3
 """Shares of the errors that StepFlow corrected."""
 
 
-def differences(table: pd.DataFrame, label: str) -> pd.DataFrame:
-    """Gains as fractions, with columns label, benchmark, difference."""
-    gain = (table["stepflow"] - table["baseline"]) / 100
+def component_gains() -> pd.DataFrame:
+    """Gains of `COMPONENTS` as fractions: label, benchmark, model, difference."""
     return pd.DataFrame(
-        {"label": table[label], "benchmark": table["benchmark"], "difference": gain}
+        {
+            "label": COMPONENTS["components"],
+            "benchmark": COMPONENTS["benchmark"],
+            "model": "GPT-OSS-20B medium",
+            "difference": (COMPONENTS["stepflow"] - COMPONENTS["baseline"]) / 100,
+        }
     )

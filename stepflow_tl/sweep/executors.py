@@ -95,6 +95,8 @@ class RayExecutor:
                 "the ray executor loads the model in every worker: expected Sweep(model=...) to be "
                 "a name or a folder, got a loaded model"
             )
+        if not batches:
+            return
         started = not ray.is_initialized()
         if started:
             ray.init(

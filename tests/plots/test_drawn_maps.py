@@ -1,12 +1,8 @@
-import matplotlib as mpl
-import numpy as np
-import pandas as pd
 import pytest
-from matplotlib import pyplot as plt
+from pictures import is_drawn
 
 from stepflow_tl import compare_groups, diagnose, step_saliency, token_saliency
 from stepflow_tl.plots import (
-    figure_accuracy,
     figure_layer_curves,
     figure_step_flow,
     figure_token_and_step_maps,
@@ -16,24 +12,10 @@ from stepflow_tl.plots import (
     save_figure,
 )
 
-mpl.use("Agg")
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
 
 @pytest.fixture
 def step_map(qwen2, trace):
     return step_saliency(qwen2, trace)
-
-
-def is_drawn(figure) -> bool:
-    figure.canvas.draw()
-    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
-    return bool((pixels.reshape(-1, 3).std(0) > 5).all())
 
 
 def test_a_step_map_hides_what_lies_above_the_diagonal(step_map):
@@ -68,13 +50,6 @@ def test_the_papers_figures(qwen2, trace, step_map):
     tables = [diagnose(step_map)] * 4
     comparison = compare_groups(tables, correct=[True, False] * 2, problems=[0, 0, 1, 1])
     assert is_drawn(figure_layer_curves(comparison, n_layers=4))
-
-
-def test_accuracy_with_its_intervals():
-    table = pd.DataFrame(
-        {"problems": ["2", "4"], "a": [0.5, 0.2], "a_low": [0.4, 0.1], "a_high": [0.6, 0.3]}
-    )
-    assert is_drawn(figure_accuracy(table, names=["a"]))
 
 
 @pytest.mark.parametrize("form", ["png", "pdf", "svg"])

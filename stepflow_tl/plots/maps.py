@@ -1,18 +1,12 @@
-"""Matplotlib figures: token and step maps, step-flow arcs, failure curves by layer.
-
-These functions read results and never touch a model. Each draws into the axes or figure it is
-given, or makes one; `save_figure` writes files that are byte-identical for equal data.
-"""
+"""Token maps, step maps and the arcs of step-to-step flow."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -22,59 +16,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Arc, Patch, Rectangle
 from torch import Tensor
 
-from stepflow_tl.layers import Band, resolve_layers
+from stepflow_tl.layers import Band
+from stepflow_tl.plots.style import STYLE
 from stepflow_tl.saliency.maps import StepMap
 from stepflow_tl.trace import Segment, Step, Trace
 
 SEGMENT_COLOURS = {"question": "#3b6fb6", "thinking": "#e08a2e", "summary": "#3f9b5a"}
-OUTCOME_COLOURS = {"correct": "#2b6a99", "wrong": "#c23b3b"}
 COLOUR_MAP = "magma_r"
 _GAMMA = 0.5  # colour follows the square root, so that faint flow stays visible
-
-STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.labelsize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.constrained_layout.use": True,
-    "savefig.dpi": 150,
-    "svg.hashsalt": "stepflow_tl",
-}
-
-CURVES: Mapping[str, str] = {
-    "lock_in": "Shallow Lock-in:\nshare on own step + neighbour",
-    "question_share": "thinking: share on the question",
-    "earlier_share": "thinking: share on earlier steps",
-    "summary_on_thinking": "Deep Decay:\nsummary's share on thinking",
-    "half_life": "summary: half-life over distance (steps)",
-    "final_heat_anomaly": "final heat anomaly\n(summary block / thinking block)",
-}
-"""The figures drawn by layer, and their axis labels."""
-
-
-def save_figure(
-    figure: Figure, path: str | Path, *, formats: Sequence[str] = ("png",)
-) -> list[Path]:
-    """Write a figure, without dates, so that equal data gives equal bytes; then close it.
-
-    Returns:
-        The files written: `path` with each format's suffix.
-    """
-    base = Path(path).with_suffix("")
-    base.parent.mkdir(parents=True, exist_ok=True)
-    undated: dict[str, dict[str, Any]] = {
-        "png": {"Software": None},
-        "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
-        "svg": {"Date": None, "Creator": None},
-    }
-    files = []
-    for form in formats:
-        files.append(base.with_suffix(f".{form}"))
-        with mpl.rc_context({"svg.hashsalt": STYLE["svg.hashsalt"]}):
-            figure.savefig(files[-1], metadata=undated.get(form), dpi=STYLE["savefig.dpi"])
-    plt.close(figure)
-    return files
 
 
 def plot_step_map(
@@ -237,70 +186,6 @@ def figure_step_flow(examples: Mapping[str, StepMap]) -> Figure:
                 plot_step_map(part, ax=axes[2 * i, j], title=title, vmax=vmax)
                 plot_step_flow(part, ax=axes[2 * i + 1, j])
         _segment_legend(figure)
-    return figure
-
-
-def figure_layer_curves(comparison: pd.DataFrame, *, n_layers: int) -> Figure:
-    """The failure figures by layer, correct beside wrong, with their 95% intervals.
-
-    Args:
-        comparison: What `stepflow_tl.diagnostics.compare_groups` returns.
-        n_layers: Number of layers of the model, to shade its shallow and deep bands.
-    """
-    bands: tuple[Band, ...] = ("shallow", "deep")
-    counts = {name: int(comparison[f"n_{name}"].iloc[0]) for name in OUTCOME_COLOURS}
-    with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(2, 3, figsize=(12.5, 6.6), sharex=True)
-        for ax, (figure_name, label) in zip(axes.flat, CURVES.items(), strict=True):
-            rows = comparison[comparison["figure"] == figure_name]
-            for band in bands:
-                layers = resolve_layers(band, n_layers)
-                ax.axvspan(layers[0] - 0.5, layers[-1] + 0.5, color="#eeeeee", zorder=0)
-            for outcome, colour in OUTCOME_COLOURS.items():
-                ax.plot(rows["layer"], rows[outcome], color=colour, marker="o", ms=4)
-                ax.fill_between(
-                    rows["layer"],
-                    rows[f"{outcome}_low"],
-                    rows[f"{outcome}_high"],
-                    color=colour,
-                    alpha=0.2,
-                    lw=0,
-                )
-            ax.set(ylabel=label, xlim=(-0.5, n_layers - 0.5))
-            if figure_name == "final_heat_anomaly":
-                ax.set_yscale("log")  # a ratio, of means that may be tiny
-        for ax in axes[1]:
-            ax.set_xlabel("layer (grey: shallow and deep quarter)")
-        figure.legend(
-            handles=[
-                Patch(color=colour, label=f"{outcome} traces (n = {counts[outcome]})")
-                for outcome, colour in OUTCOME_COLOURS.items()
-            ],
-            loc="outside upper center",
-            ncols=2,
-            frameon=False,
-        )
-    return figure
-
-
-def figure_accuracy(table: pd.DataFrame, *, names: Sequence[str]) -> Figure:
-    """Accuracy by set of problems and setting, with Wilson intervals.
-
-    Args:
-        table: Columns ``problems`` (the set's label) and, for each of `names`, ``NAME``,
-            ``NAME_low`` and ``NAME_high``.
-        names: The settings to draw.
-    """
-    with mpl.rc_context(STYLE):
-        figure, ax = plt.subplots(figsize=(6.4, 4.0))
-        for i, name in enumerate(names):
-            x = np.arange(len(table)) + 0.12 * (i - (len(names) - 1) / 2)
-            value = table[name].to_numpy()
-            error = np.abs(table[[f"{name}_low", f"{name}_high"]].to_numpy().T - value)
-            ax.errorbar(x, value, np.maximum(error, 0.0), fmt="o", capsize=3, label=name)
-        ax.set_xticks(range(len(table)), list(table["problems"]))
-        ax.set(xlabel="operations in the problem", ylabel="accuracy (95% Wilson)", ylim=(0, 1.03))
-        ax.legend(frameon=False, loc="lower left")
     return figure
 
 

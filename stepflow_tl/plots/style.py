@@ -1,0 +1,110 @@
+"""What all figures share: colours, settings, text that is never markup, files."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
+
+OUTCOME_COLOURS = {"correct": "#2b6a99", "wrong": "#c23b3b"}
+
+BASELINE_COLOUR = "#7a7a7a"
+ARM_COLOUR = "#2b6a99"
+FAMILY_COLOURS = ("#2b6a99", "#d9822b", "#3f9b5a", "#8e5ea2", "#4fa9c9", "#c23b3b", "#6b6b6b")
+FAMILY_MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+FAINT = "#eeeeee"
+INK = "#333333"
+
+_FALLBACK_FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "WenQuanYi Zen Hei",
+    "Noto Sans",
+    "Noto Sans Arabic",
+    "Noto Sans Devanagari",
+    "Noto Emoji",
+)
+
+
+def _fallback_fonts() -> list[str]:
+    """Those fonts installed here that know scripts which DejaVu Sans lacks."""
+    installed = set(get_font_names())
+    return [font for font in _FALLBACK_FONTS if font in installed]
+
+
+STYLE: dict[Any, Any] = {
+    "font.family": ["sans-serif", *_fallback_fonts()],
+    "font.sans-serif": ["DejaVu Sans"],
+    "text.usetex": False,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 150,
+    "svg.hashsalt": "stepflow_tl",
+}
+
+
+def save_figure(
+    figure: Figure, path: str | Path, *, formats: Sequence[str] = ("png",)
+) -> list[Path]:
+    """Write a figure, without dates, so that equal data gives equal bytes; then close it.
+
+    Returns:
+        The files written: `path` with each format's suffix.
+    """
+    base = Path(path).with_suffix("")
+    base.parent.mkdir(parents=True, exist_ok=True)
+    undated: dict[str, dict[str, Any]] = {
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+        "svg": {"Date": None, "Creator": None},
+    }
+    files = []
+    for form in formats:
+        files.append(base.with_suffix(f".{form}"))
+        with mpl.rc_context(STYLE):  # ticks are made when drawn
+            figure.savefig(files[-1], metadata=undated.get(form), dpi=STYLE["savefig.dpi"])
+    plt.close(figure)
+    return files
+
+
+def literal(text: object) -> str:
+    """Text that matplotlib draws as it stands: one line, no mathtext, nothing unprintable."""
+    line = " ".join(str(text).split())
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+    return shown.replace("$", r"\$")
+
+
+def wrapped(text: object, width: int = 38, *, lines: int = 3) -> str:
+    """Literal text, broken into lines, first of all before a ``+``; what is too long is cut."""
+    rows: list[str] = []
+    for part in " ".join(str(text).split()).replace(" + ", "\n+ ").split("\n"):
+        if rows and len(rows[-1]) + 1 + len(part) <= width:
+            rows[-1] += f" {part}"
+        else:
+            rows += textwrap.wrap(part, width)
+    if len(rows) > lines:
+        rows = [*rows[: lines - 1], rows[lines - 1][: width - 1] + "…"]
+    return "\n".join(literal(row) for row in rows)
+
+
+def signed(points: float) -> str:
+    """A difference with its sign and one decimal; a dash where it is not known."""
+    if points != points:
+        return "–"
+    text = f"{points:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def percent(fraction: float) -> str:
+    """A fraction as a percentage with one decimal; a dash where it is not known."""
+    return "–" if fraction != fraction else f"{100 * fraction:.1f}"

@@ -1,0 +1,97 @@
+"""Small tables, as the experiments make them."""
+
+import numpy as np
+import pandas as pd
+
+HOSTILE = "$\\frac{x}$ <b> _y_ \\n \x00 cost $5 and $6 " + "OddsEqualBridge(tau_max=0.05) + " * 9
+
+
+def estimate(name, values, half=0.03):
+    values = np.asarray(values, dtype=float)
+    return {name: values, f"{name}_low": values - half, f"{name}_high": values + half}
+
+
+def comparison(arms=("OEB only", "SMI only"), groups=("easy", "hard", "all")):
+    """As `compare` makes it: a row per arm and group."""
+    rows = pd.DataFrame(
+        [(arm, group) for group in groups for arm in arms], columns=["arm", "group"]
+    )
+    gain = np.linspace(-0.02, 0.05, len(rows))
+    return rows.assign(
+        n=100,
+        **estimate("accuracy", 0.7 + gain),
+        **estimate("baseline", np.full(len(rows), 0.7)),
+        **estimate("difference", gain),
+        p_holm=np.where(gain > 0.03, 0.01, 0.5),
+    )
+
+
+def published():
+    return pd.DataFrame(
+        {"label": ["OEB"], "benchmark": ["AIME25"], "model": ["GPT-OSS-20B"], "difference": [0.025]}
+    )
+
+
+def strategies():
+    rows = [(s, f, g) for s in ("plain", "voting") for f in (False, True) for g in ("easy", "hard")]
+    table = pd.DataFrame(rows, columns=["strategy", "stepflow", "group"])
+    return table.assign(**estimate("accuracy", np.linspace(0.5, 0.8, len(rows))))
+
+
+def layer_ablation():
+    places = [("bottom", "band", np.nan), ("top", "band", np.nan)]
+    places += [(f"layer {i}", "layer", i) for i in range(4)]
+    rows = [(component, *place) for component in ("OEB", "SMI") for place in places]
+    table = pd.DataFrame(rows, columns=["component", "place", "kind", "layer"])
+    return table.assign(**estimate("difference", np.linspace(-0.1, 0.1, len(rows))), p_holm=0.2)
+
+
+def strengths():
+    rows = [(tau, alpha) for tau in (0.0, 0.15, 0.3) for alpha in (0.0, 0.06)]
+    table = pd.DataFrame(rows, columns=["tau_max", "alpha"])
+    return table.assign(
+        accuracy=0.732,
+        difference=[0.0, -0.04, 0.05, 0.02, 0.012, np.nan],
+        p_value=[1.0, 0.02, 0.001, 0.5, 0.5, np.nan],
+        p_holm=[1.0, 0.1, 0.01, 0.9, 0.9, np.nan],
+    )
+
+
+def compute():
+    arms = ["baseline", "StepFlow", "voting k=2", "voting k=4", "voting k=8"]
+    return pd.DataFrame(
+        {
+            "arm": arms,
+            "family": ["plain", "StepFlow", "voting", "voting", "voting"],
+            "compute": [1.0, 1.01, 2.0, 4.0, 8.0],
+            **estimate("accuracy", [0.70, 0.72, 0.71, 0.74, 0.76]),
+        }
+    )
+
+
+def difficulty():
+    return comparison(("StepFlow",), ("2", "4", "8", "all"))
+
+
+def error_kinds():
+    return pd.DataFrame(
+        {
+            "kind": ["forgotten premise", "arithmetic"],
+            "corrected": [12, 1],
+            "introduced": [3, 0],
+            "baseline_errors": [34, 9],
+        }
+    )
+
+
+def layer_changes():
+    rows = [(layer, name) for name in ("lock_in", "summary_on_thinking") for layer in range(4)]
+    change = np.linspace(-0.03, 0.03, len(rows))
+    table = pd.DataFrame(rows, columns=["layer", "figure"])
+    return table.assign(change=change, low=change - 0.01, high=change + 0.01)
+
+
+def problem_changes():
+    rows = [(name, c) for name in ("lock_in", "summary_on_thinking") for c in (-1, 0, 0, 0, 1)]
+    table = pd.DataFrame(rows, columns=["figure", "correctness_change"])
+    return table.assign(change=np.linspace(-0.1, 0.1, len(rows)))
