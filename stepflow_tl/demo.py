@@ -259,6 +259,7 @@ def _draw_maps(
         ],
         correct=[solved.verdict.correct for solved in everyone],
         problems=[s.problem.question for s in everyone],
+        strata=[s.group for s in everyone],
     )
     comparison.to_csv(folder / "failure_curves.csv", index=False)
     figure = figure_layer_curves(comparison, n_layers=n_layers(model))

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from stepflow_tl.saliency.maps import StepMap
-from stepflow_tl.statistics import clustered_difference
+from stepflow_tl.statistics import clustered_difference, label_permutation_test
 
 LOCK_IN = ("self_share", "neighbour_share", "question_share", "earlier_share", "lock_in")
 DECAY = ("summary_on_thinking", "summary_on_summary", "summary_on_question", "half_life")
@@ -143,6 +143,7 @@ def compare_groups(
     *,
     correct: Sequence[bool],
     problems: Sequence[int | str],
+    strata: Sequence[int | str] | None = None,
     seed: int = 0,
     resamples: int = 2_000,
 ) -> pd.DataFrame:
@@ -151,17 +152,26 @@ def compare_groups(
     Args:
         diagnoses: `diagnose` of each trace, all with the same layers.
         correct: Whether each trace is correct.
-        problems: The problem each trace answers: the cluster of the bootstrap.
-        seed: Of the bootstrap.
-        resamples: Number of bootstrap samples.
+        problems: The problem each trace answers: the cluster of bootstrap and permutations.
+        strata: What the tests hold fixed, such as each problem's difficulty, which else drives both
+            figures and outcomes; by default all traces form one stratum.
+        seed: Of the bootstrap and of the permutations.
+        resamples: Number of bootstrap samples, and of permutations.
 
     Returns:
         A row per layer and figure: ``layer, depth, figure``, and for ``correct``, ``wrong`` and
         ``difference`` (correct minus wrong) the value with ``_low`` and ``_high``, its 95%
-        percentile interval; ``n_correct, n_wrong``.
+        percentile interval; ``n_correct, n_wrong``. Then, with labels permuted within strata:
+        ``difference_within``, correct minus wrong within strata (without strata, and with one trace
+        per problem, the plain ``difference``); its ``p_value``; and the same corrected for the
+        layers of its figure, ``p_holm`` (Holm 1979) and ``p_max`` (largest |t| of the layers).
+        Several traces of a problem keep their labels together: problems of a stratum with equally
+        many traces exchange theirs, and each set is shuffled within its problem; with the problems
+        as ``strata``, only the latter.
 
     Raises:
-        ValueError: The sequences differ in length, or a group is empty.
+        ValueError: The sequences differ in length, a group is empty, or a problem lies in several
+            strata.
     """
     if not len(diagnoses) == len(correct) == len(problems):
         raise ValueError(
@@ -174,10 +184,19 @@ def compare_groups(
             f"expected traces of both kinds, got {int(first.sum())} correct and "
             f"{int((~first).sum())} wrong"
         )
+    if strata is not None and len(strata) != len(problems):
+        raise ValueError(f"expected {len(problems)} strata, one per trace, got {len(strata)}")
     clusters = pd.factorize(pd.Series(list(problems)).astype(str))[0]
+    levels = np.zeros_like(clusters)
+    if strata is not None:
+        levels = pd.factorize(pd.Series(list(strata)).astype(str))[0]
     values = np.stack([table[list(FIGURES)].to_numpy().ravel() for table in diagnoses])
     groups = clustered_difference(values, first, clusters, seed=seed, resamples=resamples)
     template = diagnoses[0]
+    families = np.tile(np.arange(len(FIGURES)), len(template))
+    tests = label_permutation_test(
+        values, first, clusters, levels, families, seed=seed, resamples=resamples
+    )
     result = pd.DataFrame(
         {
             "layer": np.repeat(template["layer"].to_numpy(), len(FIGURES)),
@@ -187,4 +206,11 @@ def compare_groups(
     )
     for name, (value, low, high) in zip(("correct", "wrong", "difference"), groups, strict=True):
         result[name], result[f"{name}_low"], result[f"{name}_high"] = value, low, high
-    return result.assign(n_correct=int(first.sum()), n_wrong=int((~first).sum()))
+    return result.assign(
+        n_correct=int(first.sum()),
+        n_wrong=int((~first).sum()),
+        difference_within=tests.difference,
+        p_value=tests.p_value,
+        p_holm=tests.p_holm,
+        p_max=tests.p_max,
+    )

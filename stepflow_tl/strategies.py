@@ -13,8 +13,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from stepflow_tl.budget import ThinkingBudget
-from stepflow_tl.formats import Format
+from stepflow_tl.formats import Format, resolve_format
 from stepflow_tl.generation import Sampling, generate
+from stepflow_tl.models import tokenizer_of
+from stepflow_tl.reading import end_token_ids
 from stepflow_tl.trace import Trace
 
 SameAnswer = Callable[[str, str], bool]
@@ -47,6 +49,8 @@ class Decoding:
             ValueError: A setting is out of range.
         """
         Sampling(temperature=self.temperature, top_p=self.top_p)
+        for name in ("temperature", "top_p"):  # 1 and 1.0 are one setting
+            object.__setattr__(self, name, float(getattr(self, name)))
         if min(self.max_new_tokens, self.batch_size) < 1:
             raise ValueError(
                 f"expected max_new_tokens and batch_size >= 1, got {self.max_new_tokens} and "
@@ -97,6 +101,18 @@ class Strategy(ABC):
     def draws(self, decoding: Decoding) -> bool:
         """Whether its answers depend on the seed."""
         return decoding.temperature > 0.0
+
+    def check(self, decoding: Decoding, model: Any | None = None) -> None:
+        """Refuse what `solve` would refuse, before anything is decoded.
+
+        Args:
+            decoding: How to decode.
+            model: The model; None where it is not loaded yet.
+
+        Raises:
+            ValueError: The decoding or the model does not fit this strategy.
+        """
+        return
 
     @abstractmethod
     def solve(
@@ -191,6 +207,9 @@ class SelfConsistency(Strategy):
         if self.temperature is not None and not self.temperature > 0:
             raise ValueError(f"SelfConsistency: expected temperature > 0, got {self.temperature}")
         self._decoding(Decoding(temperature=1.0))
+        for name in ("temperature", "top_p"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))
 
     @property
     def traces_per_answer(self) -> int:
@@ -200,6 +219,14 @@ class SelfConsistency(Strategy):
     def draws(self, decoding: Decoding) -> bool:
         """True."""
         return True
+
+    def check(self, decoding: Decoding, model: Any | None = None) -> None:
+        """Refuse greedy decoding, under which all traces would be equal."""
+        if self._decoding(decoding).temperature == 0.0:
+            raise ValueError(
+                "SelfConsistency votes over samples, and greedy decoding makes them all equal; "
+                "expected SelfConsistency(temperature=...) or a decoding with temperature > 0"
+            )
 
     def _decoding(self, decoding: Decoding) -> Decoding:
         temperature = decoding.temperature if self.temperature is None else self.temperature
@@ -220,12 +247,8 @@ class SelfConsistency(Strategy):
         Raises:
             ValueError: The decoding is greedy, so that all traces would be equal.
         """
+        self.check(decoding)
         decoding = self._decoding(decoding)
-        if decoding.temperature == 0.0:
-            raise ValueError(
-                "SelfConsistency votes over samples, and greedy decoding makes them all equal; "
-                "expected SelfConsistency(temperature=...) or a decoding with temperature > 0"
-            )
         traces, seconds = _traces(model, questions, decoding, seed, samples=self.k)
         attempts = []
         for i in range(len(questions)):
@@ -262,6 +285,13 @@ class BudgetForcing(Strategy):
     @property
     def _budget(self) -> ThinkingBudget:
         return ThinkingBudget(least=self.least, most=self.most, wait=self.wait)
+
+    def check(self, decoding: Decoding, model: Any | None = None) -> None:
+        """Refuse a format or a tokenizer whose thinking has no delimiter to force."""
+        if model is not None:
+            tokenizer = tokenizer_of(model)
+            form = resolve_format(decoding.format, tokenizer)
+            self._budget.plan(tokenizer, form, end_token_ids(model))
 
     def solve(
         self,

@@ -102,6 +102,16 @@ def test_groups_are_compared_layer_by_layer():
     assert locked["difference_high"] < 0.0 < locked["wrong"] - locked["correct"]
     assert free["difference_low"] < 0.0 < free["difference_high"]
     assert (result["n_correct"] == 20).all()
+    assert locked["p_value"] <= locked["p_max"] <= locked["p_holm"] < 0.05 < free["p_value"]
+    assert locked["difference_within"] == pytest.approx(locked["difference"])
+    within = compare_groups(
+        tables,
+        correct=correct,
+        problems=[i // 2 for i in range(40)],
+        strata=["easy", "easy", "hard", "hard"] * 10,
+    )
+    assert within.loc[lock_in.index[0], "p_holm"] < 0.05
+    assert within["difference"].equals(result["difference"])
 
 
 def test_what_cannot_be_compared_is_refused():
@@ -110,3 +120,5 @@ def test_what_cannot_be_compared_is_refused():
         compare_groups([table], correct=[True, False], problems=[0])
     with pytest.raises(ValueError, match="got 1 correct and 0 wrong"):
         compare_groups([table], correct=[True], problems=[0])
+    with pytest.raises(ValueError, match="expected 2 strata, one per trace, got 1"):
+        compare_groups([table] * 2, correct=[True, False], problems=[0, 1], strata=["easy"])

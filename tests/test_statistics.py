@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from stepflow_tl.statistics import clustered_difference, compare_paired, proportion
+from stepflow_tl.statistics import (
+    bootstrap_accuracy,
+    bootstrap_paired_difference,
+    clustered_difference,
+    compare_paired,
+    proportion,
+)
 
 
 def test_wilson_interval_of_a_textbook_case():
@@ -35,7 +41,8 @@ def test_paired_comparison_counts_what_changed():
 def test_equal_runs_differ_by_nothing():
     outcome = compare_paired([True, False], [True, False])
     assert outcome.p_value == 1.0
-    assert outcome.difference == (0.0, 0.0, 0.0)
+    assert outcome.difference.value == 0.0
+    assert -1.0 < outcome.difference.low < 0.0 < outcome.difference.high < 1.0  # two say little
 
 
 def test_unequal_runs_are_refused():
@@ -74,3 +81,62 @@ def test_undefined_figures_stay_undefined():
     first, second, difference = clustered_difference(values, groups, np.arange(4))
     assert (first[0, 0], second[0, 0], difference[0, 0]) == (1.5, 3.5, -2.0)
     assert np.isnan(difference[:, 1]).all()
+
+
+def coverage(bounds, truth: float) -> float:
+    return float(((bounds[1] - 1e-9 <= truth) & (truth <= bounds[2] + 1e-9)).mean())
+
+
+@pytest.mark.parametrize(
+    ("problems", "fixed", "broken"), [(30, 0.2, 0.1), (50, 0.1, 0.02), (100, 0.5, 0.02)]
+)
+def test_differences_of_single_answers_are_covered(problems, fixed, broken):
+    generator = np.random.default_rng(0)
+    chances = [fixed, broken, 1 - fixed - broken]
+    changes = generator.choice([1.0, -1.0, 0.0], p=chances, size=(problems, 1_000))
+    bounds = bootstrap_paired_difference(changes, np.ones(1_000), resamples=1_000)
+    assert 0.935 < coverage(bounds, fixed - broken) < 0.985
+
+
+def test_few_changes_do_not_collapse_the_interval():
+    """Where hardly a problem changes, plain percentiles miss the truth in half of all data sets."""
+    generator = np.random.default_rng(0)
+    changes = generator.choice([1.0, -1.0, 0.0], p=[0.02, 0.01, 0.97], size=(30, 1_000))
+    bounds = bootstrap_paired_difference(changes, np.ones(1_000), resamples=1_000)
+    drawn = generator.multinomial(30, np.full(30, 1 / 30), size=1_000) @ changes / 30
+    plain = np.stack([changes.mean(0), *np.quantile(drawn, [0.025, 0.975], axis=0)])
+    assert coverage(plain, 0.01) < 0.6
+    assert coverage(bounds, 0.01) > 0.98
+
+
+@pytest.mark.parametrize(
+    ("problems", "samples", "effect", "shape"),
+    [(30, 16, 0.2, (2, 2)), (30, 4, 0.2, (0.5, 0.5)), (100, 8, 0.0, (2, 2)), (30, 4, 0.0, (5, 1))],
+)
+def test_repeated_answers_are_covered(problems, samples, effect, shape):
+    """Problems have chances of their own; the arm solves a share of what the baseline fails."""
+    generator = np.random.default_rng(0)
+    chances = generator.beta(*shape, size=(problems, 1_000))
+    before = generator.binomial(samples, chances) / samples
+    after = generator.binomial(samples, chances + (1 - chances) * effect) / samples
+    accuracy = shape[0] / sum(shape)
+    step = np.full(1_000, samples**-0.5)
+    differences = bootstrap_paired_difference(after - before, step, resamples=1_000)
+    assert 0.935 < coverage(differences, effect * (1 - accuracy)) < 0.985
+    assert 0.935 < coverage(bootstrap_accuracy(before, resamples=1_000), accuracy) < 0.985
+
+
+def test_answers_to_one_problem_count_less_than_answers_to_many():
+    """If problems are all easy or hopeless, eight answers to one tell no more than one does."""
+    solved = np.random.default_rng(0).integers(2, size=(40, 1)).astype(float)
+    low, high = bootstrap_accuracy(solved)[1:, 0]
+    naive = proportion(int(8 * solved.sum()), 8 * 40)
+    assert high - low > 2 * (naive.high - naive.low)
+    single = proportion(int(solved.sum()), 40)
+    assert high - low == pytest.approx(single.high - single.low, rel=0.1)
+
+
+def test_a_run_without_errors_still_has_an_interval():
+    value, low, high = bootstrap_accuracy(np.ones((50, 1)))[:, 0]
+    assert (value, high) == (1.0, 1.0)
+    assert 0.9 < low < 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -149,11 +149,7 @@ class StepFlow:
 
     def _names(self) -> list[str]:
         """Names in the ledger, numbered where two interventions share one."""
-        names = [item.name for item in self.interventions]
-        return [
-            f"{name}-{names[:i].count(name) + 1}" if names.count(name) > 1 else name
-            for i, name in enumerate(names)
-        ]
+        return numbered([item.name for item in self.interventions])
 
     def _hooks(self, model: Any, tracker: Tracker, ledger: Ledger) -> list[Hook]:
         hooks: list[Hook] = []
@@ -175,3 +171,11 @@ class StepFlow:
                 if rows
                 else "; if steps of thinking were expected, check the format and the prompt"
             )
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """Names, numbered where two share one."""
+    return [
+        f"{name}-{names[:i].count(name) + 1}" if names.count(name) > 1 else name
+        for i, name in enumerate(names)
+    ]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from stepflow_tl.formats import FORMATS, Format
 from stepflow_tl.interventions import StepFlow
 from stepflow_tl.layers import resolve_layers
 from stepflow_tl.strategies import Decoding, Strategy
@@ -92,8 +93,21 @@ def decoding_spec(decoding: Decoding) -> dict[str, Any]:
     """JSON-able description of what decides a response: all but the batch size."""
     spec = asdict(decoding)
     del spec["batch_size"]
-    if not isinstance(decoding.format, str):
-        spec["format"] = decoding.format.name
+    return spec | {"format": _format_spec(decoding.format)}
+
+
+def _format_spec(form: str | Format) -> str | dict[str, Any]:
+    """A format by its name where that says it all; else all that it is, cutters by their names."""
+    if isinstance(form, str):
+        return form
+    if FORMATS.get(form.name) == form:
+        return form.name
+    spec = asdict(form) | {"header_open": list(form.header_open)}
+    for name in ("thinking_cutter", "summary_cutter"):
+        cutter = spec[name]
+        if not isinstance(cutter, str):
+            kind = cutter if hasattr(cutter, "__qualname__") else type(cutter)
+            spec[name] = f"{kind.__module__}.{kind.__qualname__}"
     return spec
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from stepflow_tl.formats import Format
 from stepflow_tl.interventions import StepFlow
 from stepflow_tl.strategies import STRATEGIES, Decoding, Strategy
 from stepflow_tl.sweep.executors import Executor
 from stepflow_tl.sweep.grid import Grid, from_spec, grid, intervention_class
-from stepflow_tl.sweep.store import Store
+from stepflow_tl.sweep.store import Store, StoreError
 from stepflow_tl.sweep.sweep import Sweep
 from stepflow_tl.tasks import WordProblems
 
@@ -32,30 +33,43 @@ def read_config(path: str | Path) -> Sweep:
         FileNotFoundError: There is no such file.
         ConfigError: A key or value is unknown; it is named.
     """
-    return Sweep(**arguments_of(read_yaml(path)))
+    return _sweep(read_yaml(path))
 
 
 def resume(
-    path: str | Path, *, executor: Executor | None = None, progress: bool = False
+    path: str | Path,
+    *,
+    executor: Executor | None = None,
+    progress: bool = False,
+    mix: bool = False,
 ) -> pd.DataFrame:
     """Finish every sweep that a store remembers.
+
+    Args:
+        path: The store.
+        executor: Where to decode; None for this process.
+        progress: Show a progress bar with rate and remaining time.
+        mix: Accept sweeps of another version, model, decoding or problem set than the first.
 
     Returns:
         All rows of the store.
 
     Raises:
         FileNotFoundError: There is no such store.
-        StoreError: It is no store.
+        StoreError: It is no store, remembers no sweep, or holds results of something else.
         ConfigError: A sweep cannot be made again from what the store remembers.
     """
     store = Store(path)
-    for known in store.fact("sweeps") or []:
+    remembered = store.fact("sweeps")
+    if not remembered:
+        raise StoreError(f"{path} remembers no sweep: it was stopped too early; run it again")
+    for known in remembered:
         if known["settings"]["model"] is None:
             raise ConfigError(
                 "this sweep was run on a model given as an object, and cannot be resumed from the "
                 "store alone; run the same Sweep in Python on the same store"
             )
-        Sweep(**arguments_of(known["settings"])).run(store, executor=executor, progress=progress)
+        _sweep(known["settings"]).run(store, executor=executor, progress=progress, mix=mix)
     return store.to_dataframe()
 
 
@@ -69,15 +83,7 @@ def status(path: str | Path) -> pd.DataFrame:
         FileNotFoundError: There is no such store.
         StoreError: It is no store.
     """
-    store = Store(path)
-    cells: dict[str, int] = {}
-    for known in store.fact("sweeps") or []:
-        cells |= known["sizes"]
-    table = store.counts().set_index("arm")
-    table = table.reindex([*cells, *(arm for arm in table.index if arm not in cells)])
-    table.insert(0, "cells", [cells.get(arm, 0) for arm in table.index])
-    table["done"] = table["done"].fillna(0).astype(int)
-    return table.rename_axis("arm").reset_index()
+    return Store(path).counts()
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -131,12 +137,30 @@ def arguments_of(settings: Mapping[str, Any]) -> dict[str, Any]:
             "strategy": [_strategy(one) for one in settings.get("strategies", ["plain"])],
         }
         if "decoding" in settings:
-            arguments["decoding"] = Decoding(**_mapping("decoding", settings["decoding"]))
+            arguments["decoding"] = _decoding(_mapping("decoding", settings["decoding"]))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"configuration: {error}") from None
     return arguments | {
         key: settings[key] for key in ("model", "dtype", "seeds") if key in settings
     }
+
+
+def _sweep(settings: Mapping[str, Any]) -> Sweep:
+    try:
+        return Sweep(**arguments_of(settings))
+    except TypeError as error:
+        raise ConfigError(f"configuration: {error}") from None
+
+
+def _decoding(settings: Mapping[str, Any]) -> Decoding:
+    """A decoding; its format is a name, or a mapping with what `Format` takes."""
+    form = settings.get("format")
+    if isinstance(form, Mapping):
+        parts: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in form.items()
+        }
+        settings = {**settings, "format": Format(**parts)}
+    return Decoding(**settings)
 
 
 def _grid(settings: Mapping[str, Any]) -> Grid:

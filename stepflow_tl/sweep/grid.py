@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, fields
 from itertools import product
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from stepflow_tl.interventions import INTERVENTIONS, Intervention, StepFlow
+from stepflow_tl.interventions.flow import numbered
 
 BASELINE = "baseline"
 
@@ -127,16 +128,22 @@ def from_spec(spec: Iterable[Mapping[str, Any]]) -> StepFlow:
     """The StepFlow of a description.
 
     Raises:
-        ValueError: It names an intervention that this package does not have.
+        ValueError: It names no intervention, or one that this package does not have.
     """
     return StepFlow(
         *(
-            intervention_class(item["type"])(
+            intervention_class(_type(item))(
                 **{name: _from_json(value) for name, value in item.items() if name != "type"}
             )
             for item in spec
         )
     )
+
+
+def _type(item: Any) -> str:
+    if not isinstance(item, Mapping) or not isinstance(item.get("type"), str):
+        raise ValueError(f"expected interventions such as {{'type': 'StepMomentum'}}, got {item!r}")
+    return str(item["type"])
 
 
 def intervention_class(name: str) -> type[Intervention]:
@@ -158,16 +165,18 @@ def settings_columns(rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The rows with these columns added; missing values where an intervention is not in the flow.
-        Layers that are no single name or number are JSON text.
+        Two of a kind are numbered, as in the ledger: ``OddsEqualBridge-1.tau_max``. Layers that
+        are no single name or number are JSON text.
     """
     columns = [_columns(json.loads(flow)) for flow in rows["flow"]]
-    return rows.join(pd.DataFrame(columns, index=rows.index))
+    return pd.concat([rows, pd.DataFrame(columns, index=rows.index)], axis=1)
 
 
-def _columns(spec: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def _columns(spec: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    names = numbered([item["type"] for item in spec])
     return {
-        f"{item['type']}.{name}": json.dumps(value) if isinstance(value, list | dict) else value
-        for item in spec
+        f"{kind}.{name}": json.dumps(value) if isinstance(value, list | dict) else value
+        for kind, item in zip(names, spec, strict=True)
         for name, value in item.items()
         if name != "type"
     }
@@ -196,13 +205,14 @@ def _distinct(settings: Iterable[Setting]) -> tuple[Setting, ...]:
     Raises:
         ValueError: One label stands for two flows.
     """
-    by_flow: dict[StepFlow, Setting] = {}
-    for setting in settings:
-        by_flow.setdefault(setting.flow, setting)
-    labels: dict[str, StepFlow] = {}
+    by_flow: dict[str, Setting] = {}
+    for setting in settings:  # by its spec: layers=1 and layers=1.0 are equal in Python only
+        by_flow.setdefault(json.dumps(to_spec(setting.flow)), setting)
+    labels: set[str] = set()
     for setting in by_flow.values():
-        if labels.setdefault(setting.label, setting.flow) != setting.flow:
+        if setting.label in labels:
             raise ValueError(f"two different settings are both called {setting.label!r}")
+        labels.add(setting.label)
     if not by_flow:
         raise ValueError("expected at least one setting, got none")
     return tuple(by_flow.values())

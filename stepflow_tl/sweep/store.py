@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +66,13 @@ class Store:
             raise FileNotFoundError(f"no sweep store at {self.path}")
         if create:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with self._connected() as database:
-                tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-                if not tables and create:
-                    self._lay_out(database)
-                elif not {"cells", "facts"} <= tables:
-                    raise StoreError(f"{self.path} is no sweep store")
-            found = self.fact("format")
-        except sqlite3.DatabaseError as error:
-            raise StoreError(f"{self.path} is no sweep store, or damaged: {error}") from None
+        with self._connected() as database:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+            if not tables and create:
+                self._lay_out(database)
+            elif not {"cells", "facts", "plan"} <= tables:
+                raise StoreError(f"{self.path} is no sweep store")
+        found = self.fact("format")
         if found != _FORMAT:
             raise StoreError(f"expected a sweep store of format {_FORMAT}, {self.path} has {found}")
 
@@ -99,10 +96,12 @@ class Store:
             StoreError: The store holds rows of another, and `mix` is False; each difference is
                 spelt out.
         """
+        identity = json.loads(json.dumps(dict(identity)))
+        with self._connected() as database, database:
+            database.execute(  # of two that come first, one is refused
+                "INSERT OR IGNORE INTO facts VALUES ('identity', ?)", (json.dumps(identity),)
+            )
         known = self.fact("identity")
-        if known is None:
-            self.note("identity", dict(identity))
-            return
         names = [*known, *(name for name in identity if name not in known)]
         differences = [
             f"{name}: {known.get(name)!r} there, {identity.get(name)!r} now"
@@ -114,6 +113,11 @@ class Store:
                 f"{self.path} holds results of something else ({'; '.join(differences)}); use "
                 "another file, or mix=True to keep both side by side"
             )
+
+    def plan(self, cells: Iterable[tuple[str, str]]) -> None:
+        """Note which cells are to come: the hash and the arm of each."""
+        with self._connected() as database, database:
+            database.executemany("INSERT OR IGNORE INTO plan VALUES (?, ?)", cells)
 
     def done(self, hashes: Iterable[str]) -> set[str]:
         """Which of these cells are finished."""
@@ -132,7 +136,7 @@ class Store:
         with self._connected() as database, database:
             database.executemany(
                 f"INSERT OR IGNORE INTO cells VALUES ({marks})",
-                [tuple(row[name] for name in COLUMNS) for row in rows],
+                [tuple(_storable(row[name]) for name in COLUMNS) for row in rows],
             )
 
     def to_dataframe(self, hashes: Sequence[str] | None = None) -> pd.DataFrame:
@@ -167,21 +171,25 @@ class Store:
         return table.reset_index(drop=True)
 
     def counts(self) -> pd.DataFrame:
-        """Finished cells and accuracy so far, by arm."""
+        """Planned and finished cells, accuracy so far and seconds spent, by arm."""
         with self._connected() as database:
             rows = database.execute(
-                "SELECT arm, COUNT(*), AVG(correct), SUM(seconds) FROM cells GROUP BY arm "
-                "ORDER BY MIN(rowid)"
+                "SELECT plan.arm, COUNT(*), COUNT(cells.hash), AVG(correct), SUM(seconds) "
+                "FROM plan LEFT JOIN cells ON plan.hash = cells.hash "
+                "GROUP BY plan.arm ORDER BY MIN(plan.rowid)"
             ).fetchall()
-        return pd.DataFrame(rows, columns=["arm", "done", "accuracy", "seconds"])
+        table = pd.DataFrame(rows, columns=["arm", "cells", "done", "accuracy", "seconds"])
+        return table.astype({"accuracy": float, "seconds": float})
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
-        database = sqlite3.connect(self.path, timeout=60.0)
         try:
-            yield database
-        finally:
-            database.close()
+            with closing(sqlite3.connect(self.path, timeout=60.0)) as database:
+                yield database
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"{self.path} is no sweep store, damaged, or cannot be used: {error}"
+            ) from None
 
     @staticmethod
     def _lay_out(database: sqlite3.Connection) -> None:
@@ -190,6 +198,9 @@ class Store:
         with database:
             database.execute("BEGIN IMMEDIATE")
             database.execute(f"CREATE TABLE IF NOT EXISTS cells ({columns})")
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS plan (hash TEXT, arm TEXT, PRIMARY KEY (hash, arm))"
+            )
             database.execute("CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT)")
             database.execute(
                 "INSERT OR IGNORE INTO facts VALUES ('format', ?)", (json.dumps(_FORMAT),)
@@ -215,6 +226,13 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _storable(value: Any) -> Any:
+    """The value; a lone surrogate, which is no character, becomes U+FFFD."""
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return value
 
 
 def _parts(values: list[str]) -> Iterator[list[str]]:

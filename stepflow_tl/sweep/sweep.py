@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -62,8 +62,9 @@ class Sweep:
         dtype: Precision of the weights, where `model` is a name.
 
     Raises:
-        TypeError: The problems or the grid are of another kind.
-        ValueError: There is no seed, one comes twice, or two strategies are called the same.
+        TypeError: An argument is of another kind.
+        ValueError: There is no seed, one comes twice, two strategies are called the same, or one
+            does not fit the decoding.
     """
 
     problems: Task | Sequence[Problem]
@@ -78,11 +79,19 @@ class Sweep:
         object.__setattr__(self, "problems", as_task(self.problems))
         if not isinstance(self.grid, Grid):
             raise TypeError(f"expected a grid such as grid(StepMomentum), got {self.grid!r}")
-        object.__setattr__(self, "seeds", tuple(self.seeds))
+        if not isinstance(self.model, (str, Path)) and not hasattr(self.model, "named_parameters"):
+            raise TypeError(f"expected a model or its name, got {self.model!r}")
+        given = [self.strategy] if isinstance(self.strategy, Strategy) else self.strategy
+        strategies = _all(Strategy, given, "strategies such as SelfConsistency(k=4)")
+        object.__setattr__(self, "strategy", strategies)
+        object.__setattr__(self, "seeds", _all(int, self.seeds, "seeds such as (0, 1)"))
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"expected different seeds, at least one, got {self.seeds}")
-        if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+        dtype = getattr(torch, str(self.dtype), None)
+        if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise ValueError(f"expected dtype such as 'float32' or 'bfloat16', got {self.dtype!r}")
+        for strategy in self.strategies:
+            strategy.check(self.decoding)
         labels = [arm.label for arm in self.arms]
         if not labels or len(set(labels)) < len(labels):
             raise ValueError(f"expected different strategies, at least one, got arms {labels}")
@@ -96,8 +105,8 @@ class Sweep:
     @property
     def strategies(self) -> tuple[Strategy, ...]:
         """The strategies."""
-        one = isinstance(self.strategy, Strategy)
-        return (self.strategy,) if one else tuple(self.strategy)  # type: ignore[return-value,arg-type]
+        assert isinstance(self.strategy, tuple)
+        return self.strategy
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -143,24 +152,27 @@ class Sweep:
         Raises:
             StoreError: The store holds results of something else; the difference is spelt out.
             ModelError: The model cannot be loaded.
+            ValueError: The model lacks a layer, or the delimiter that a strategy needs.
 
         Warns:
             InterventionWarning: For each arm whose interventions never acted on any problem.
         """
         model = self._loaded
-        store = store if isinstance(store, Store) else Store(store, create=True)
+        for strategy in self.strategies:
+            strategy.check(self.decoding, model)
         identity = self._identity(model)
-        store.identify(identity, mix=mix)
-        self._leave_note(store)
         plan = list(
             batches_of(
                 self.arms, self.task.items, self.seeds, self.decoding, identity, n_layers(model)
             )
         )
         cells = {cell.hash for batch in plan for cell in batch.cells}
+        store = store if isinstance(store, Store) else Store(store, create=True)
+        store.identify(identity, mix=mix)
+        self._leave_note(store)
+        store.plan((cell.hash, batch.arm.label) for batch in plan for cell in batch.cells)
         done = store.done(cells)
-        name = str(self.model) if isinstance(self.model, (str, Path)) else None
-        job = Job(model, name, self.dtype, self.task, self.decoding, identity)
+        job = Job(model, self._name, self.dtype, self.task, self.decoding, identity)
         work = (executor or LocalExecutor()).run(job, _missing(plan, done))
         with (
             tqdm(total=len(cells), initial=len(done), unit="cell", disable=not progress) as bar,
@@ -177,7 +189,7 @@ class Sweep:
         A model or problems given as objects are described, but cannot be made again.
         """
         return {
-            "model": str(self.model) if isinstance(self.model, (str, Path)) else None,
+            "model": self._name,
             "dtype": self.dtype,
             "problems": self.task.describe(),
             "settings": {setting.label: to_spec(setting.flow) for setting in self.grid},
@@ -189,9 +201,17 @@ class Sweep:
     def _leave_note(self, store: Store) -> None:
         """Let the store remember the sweep, so that it can be resumed from there."""
         known = store.fact("sweeps") or []
-        mine = json.loads(json.dumps({"settings": self.describe(), "sizes": self.sizes}))
+        mine = json.loads(json.dumps({"settings": self.describe()}))
         if mine not in known:
             store.note("sweeps", [*known, mine])
+
+    @property
+    def _name(self) -> str | None:
+        """What the model is loaded by, from any working directory; None for a loaded one."""
+        if not isinstance(self.model, (str, Path)):
+            return None
+        is_folder = str(self.model) != "reasoner" and Path(self.model).is_dir()
+        return str(Path(self.model).resolve()) if is_folder else str(self.model)
 
     @cached_property
     def _loaded(self) -> Any:
@@ -240,3 +260,15 @@ def _missing(plan: Sequence[Batch], done: set[str]) -> list[Batch]:
         if cells:
             due.append(replace(batch, cells=cells))
     return due
+
+
+def _all(kind: type, values: Any, wanted: str) -> tuple[Any, ...]:
+    """The values, each of this kind.
+
+    Raises:
+        TypeError: They are not.
+    """
+    found = tuple(values) if isinstance(values, Iterable) else None
+    if found is None or not all(isinstance(v, kind) and not isinstance(v, bool) for v in found):
+        raise TypeError(f"expected {wanted}, got {values!r}")
+    return found
