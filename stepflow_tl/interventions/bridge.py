@@ -87,15 +87,16 @@ def equalise_odds(
     if infeasible == "skip":
         changed = changed & ~too_much
 
-    def ratio(new: Tensor, old: Tensor) -> Tensor:  # 1, with a finite gradient, where unchanged
-        one = torch.ones_like(old)
-        kept = torch.where(changed, new, one) / torch.where(changed, old, one)
-        return kept[..., None]
+    def of_key(on_b: Tensor, on_s: Tensor) -> Tensor:  # 1 where nothing changes
+        one = torch.ones_like(on_b)
+        b, s = (torch.where(changed, part, one)[..., None] for part in (on_b, on_s))
+        return torch.where(bridge, b, torch.where(current, s, one[..., None]))
 
-    on_b, on_s = ratio(target, on_bridge), ratio(available - target, on_current)
-    factor = torch.where(bridge, on_b, torch.where(current, on_s, torch.ones_like(on_s)))
+    # Divided first: tau_B / p(B) has a gradient that overflows where p(B) is tiny.
+    within = rows / of_key(on_bridge, on_current)
+    moved = within * of_key(target, available - target)
     return Rebalanced(
-        pattern=(rows * factor).to(pattern.dtype),
+        pattern=moved.to(pattern.dtype),
         changed=changed,
         infeasible=too_much,
         before=on_bridge,

@@ -233,6 +233,21 @@ def test_gradients_are_finite_and_pass_rows_left_alone() -> None:
     assert torch.equal(pattern.grad[0, 0, 1:], weights[0, 0, 1:])
 
 
+@pytest.mark.parametrize("depth", [20.0, 50.0, 65.0])  # p(B) about 1e-9, 1e-22, 1e-28
+@pytest.mark.parametrize("kinds", ["BBSSO", "SSBBO"])
+def test_gradients_of_the_logits_are_right_where_hardly_any_mass_is(
+    depth: float, kinds: str
+) -> None:
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        logits = torch.tensor([-depth, -depth - 1, 0.5, 0.0, 0.2], dtype=dtype, requires_grad=True)
+        pattern = logits.softmax(-1).view(1, 1, 1, -1)
+        result = equalise_odds(pattern, groups(kinds), tau_max=0.3, infeasible="scale")
+        (result.pattern * torch.arange(5.0)).sum().backward()
+        found[dtype] = logits.grad
+    torch.testing.assert_close(found[torch.float32].double(), found[torch.float64])
+
+
 class TestSettings:
     @pytest.mark.usefixtures("unchecked")
     @pytest.mark.parametrize(
