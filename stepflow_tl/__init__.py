@@ -16,12 +16,14 @@ from stepflow_tl.diagnostics import compare_groups, diagnose
 from stepflow_tl.formats import Format
 from stepflow_tl.generation import GenerationError, generate
 from stepflow_tl.interventions import (
+    GradientMomentum,
     Intervention,
     InterventionWarning,
     Ledger,
     OddsEqualBridge,
     StepFlow,
     StepMomentum,
+    UniformPriorBridge,
 )
 from stepflow_tl.layers import resolve_layers
 from stepflow_tl.models import ModelError, load_model
@@ -46,6 +48,7 @@ __all__ = [
     "Decoding",
     "Format",
     "GenerationError",
+    "GradientMomentum",
     "Grid",
     "Intervention",
     "InterventionWarning",
@@ -70,6 +73,7 @@ __all__ = [
     "ThinkingBudget",
     "Trace",
     "TraceError",
+    "UniformPriorBridge",
     "WordProblems",
     "__version__",
     "compare",

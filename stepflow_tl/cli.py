@@ -134,7 +134,7 @@ def saliency(
     out: Annotated[Path | None, typer.Option(help="Save the map here (.safetensors).")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw shallow and deep maps here.")] = None,
     rule: Annotated[
-        str, typer.Option(help="attention_x_gradient, signed, gradient or attention.")
+        str, typer.Option(help="attention_x_gradient, signed, gradient, attention or jacobian.")
     ] = "attention_x_gradient",
     objective: Annotated[
         str, typer.Option(help="token (the paper), sequence (its code), summary or answer.")

@@ -14,12 +14,15 @@ hook                 shape                         note
 ``attn.hook_attn_scores`` [batch, head, query, key]
 ``attn.hook_pattern``  [batch, head, query, key]   under a KV cache: all cached keys
 ``attn.hook_z``      [batch, pos, head, d_head]
+``hook_resid_post``  [batch, pos, d_model]
 ==================== ============================= =============================================
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +36,9 @@ from stepflow_tl.reasoner import WEIGHTS
 SiteName = Literal[
     "embed", "resid_pre", "rot_q", "rot_k", "v", "attn_scores", "pattern", "z", "resid_post"
 ]
+
+
+_HOOK_DICTS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def hook_name(site: SiteName, layer: int | None = None) -> str:
@@ -188,22 +194,22 @@ def heads_to_residual(
     return result
 
 
-def decode(
+def run_cached(
     model: Any,
     tokens: Int[Tensor, "batch new"],
     attention_mask: Int[Tensor, "batch pos"],
     cache: Any | None,
-) -> tuple[Float[Tensor, "batch vocab"], Any]:
-    """One forward pass of cached decoding.
+) -> tuple[Float[Tensor, "batch new vocab"], Any]:
+    """One forward pass against a KV cache.
 
     Args:
         model: Either model class.
-        tokens: The new tokens: the left-padded prompts first, then one token a row.
+        tokens: The new tokens.
         attention_mask: 1 for real tokens, over all positions so far.
         cache: What the last call returned; None to begin.
 
     Returns:
-        Logits that predict the next token, and the cache to pass on.
+        Logits of the new tokens, and the cache to pass on.
     """
     if getattr(model, "original_model", None) is not None:
         logits, cache = model(
@@ -213,7 +219,7 @@ def decode(
             use_cache=True,
             return_type="logits_and_cache",
         )
-        return logits[:, -1], cache
+        return logits, cache
     if cache is None:
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
@@ -224,7 +230,61 @@ def decode(
         past_kv_cache=cache,
         return_type="logits",
     )
+    return logits, cache
+
+
+def decode(
+    model: Any,
+    tokens: Int[Tensor, "batch new"],
+    attention_mask: Int[Tensor, "batch pos"],
+    cache: Any | None,
+) -> tuple[Float[Tensor, "batch vocab"], Any]:
+    """One forward pass of cached decoding: `run_cached`, of which only the last logits count.
+
+    Args:
+        model: Either model class.
+        tokens: The new tokens: the left-padded prompts first, then one token a row.
+        attention_mask: 1 for real tokens, over all positions so far.
+        cache: What the last call returned; None to begin.
+
+    Returns:
+        Logits that predict the next token, and the cache to pass on.
+    """
+    logits, cache = run_cached(model, tokens, attention_mask, cache)
     return logits[:, -1], cache
+
+
+def detach_cache(cache: Any) -> None:
+    """Cut the keys and values of a KV cache off the graph that computed them."""
+    for layer in getattr(cache, "layers", None) or cache.entries:
+        names = ("keys", "values") if hasattr(layer, "keys") else ("past_keys", "past_values")
+        for name in names:
+            setattr(layer, name, getattr(layer, name).detach())
+
+
+@contextmanager
+def only_hooks(model: Any, hooks: Sequence[tuple[str, Callable[..., Any]]]) -> Iterator[None]:
+    """The model with these forward hooks and no other, whatever hooks live on it.
+
+    For a forward pass inside a forward pass: hooks of the outer one (trackers, caches, saliency)
+    must not take the inner one for theirs. On leaving every hook is back in its place. Hooks on
+    other modules than TransformerLens's hook points and the embedding stay.
+    """
+    points = {id(point): point for point in model.hook_dict.values()}.values()
+    aside = [(point, name, getattr(point, name)) for point in points for name in _HOOK_DICTS]
+    embedding = embedding_module(model)
+    aside.append((embedding, "_forward_pre_hooks", embedding._forward_pre_hooks))
+    for block in model.blocks:  # a bridge's outer pass may be told to stop early: not this one
+        if getattr(block, "_stop_at_layer_idx", None) is not None:
+            aside.append((block, "_stop_at_layer_idx", block._stop_at_layer_idx))
+    try:
+        for module, name, held in aside:
+            setattr(module, name, type(held)() if name != "_stop_at_layer_idx" else None)
+        with model.hooks(fwd_hooks=list(hooks)):
+            yield
+    finally:
+        for module, name, held in aside:
+            setattr(module, name, held)
 
 
 def embedding_module(model: Any) -> nn.Module:

@@ -121,6 +121,11 @@ class Row:
                 self.steps[self._pads + i] = self._labels.labels[i].step
 
     @property
+    def pads(self) -> int:
+        """Number of padding tokens at its left, so far as they were read."""
+        return self._pads
+
+    @property
     def ended(self) -> bool:
         """Whether the row's end token was read."""
         return self._labels.ended

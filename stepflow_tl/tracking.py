@@ -207,6 +207,18 @@ class Tracker:
             )
         return self._here
 
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The sequences of the batch, as read so far."""
+        return tuple(self._rows)
+
+    def token_ids(self, row: Row) -> list[int]:
+        """The tokens of a row so far, without padding."""
+        if self._trace is not None:
+            ids: list[int] = self._trace.token_ids[: len(row.columns)].tolist()
+            return ids
+        return row.columns[row.pads :]
+
     def _on_tokens(self, tokens: Int[Tensor, "batch new"]) -> None:
         self._pending, self._here = tokens.detach(), None
 
@@ -301,3 +313,49 @@ class Tracker:
             )
             for pad, length in zip(pads, lengths, strict=True)
         ]
+
+
+class Replay(Tracker):
+    """Where a part of one row stands that is run again, alone and without padding.
+
+    Whoever runs it says which part: the row's labels are those read before.
+
+    Args:
+        row: The row; it may be read further meanwhile.
+        device: Device of the labels.
+    """
+
+    def __init__(self, row: Row, device: torch.device) -> None:
+        self.forwards = 0
+        self._row, self._device = row, device
+        self._here: Here | None = None
+
+    def hooks(self) -> list[tuple[str, Any]]:
+        """None: it is told where it stands."""
+        return []
+
+    def move(self, start: int, stop: int) -> None:
+        """The next forward pass runs the positions from `start` to before `stop`."""
+        row, pads = self._row, self._row.pads
+        segments, steps = (labels[pads : pads + stop] for labels in (row.segments, row.steps))
+        self.forwards += 1
+        self._here = Here(
+            start=start,
+            segment=torch.tensor([segments], device=self._device),
+            step=torch.tensor([steps], device=self._device),
+            step_starts=tuple(
+                StepStart(0, at - pads, segment, (previous[0] - pads, previous[1] - pads))
+                for at, segment, previous in row.starts
+                if start <= at - pads < stop
+            ),
+            open_steps=(_last_step(segments, steps),),
+            reasoning=any(segment >= THINKING for segment in segments[start:]),
+        )
+
+
+def _last_step(segments: Sequence[int], steps: Sequence[int]) -> tuple[int, int] | None:
+    """Span of the last step of thinking or summary."""
+    for last in range(len(steps) - 1, -1, -1):
+        if steps[last] != FRAME and segments[last] >= THINKING:
+            return steps.index(steps[last]), last + 1
+    return None

@@ -8,18 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import cached, teacher_forced
+from helpers import cached, hooks_of, teacher_forced
 
 from stepflow_tl.models import (
     ModelError,
     attention_window,
     decode,
+    detach_cache,
     heads_to_residual,
     hook_name,
     load_model,
     model_name,
     n_layers,
+    only_hooks,
     pad_token_id,
+    run_cached,
     score_scale,
     score_softcap,
     tokenizer_of,
@@ -177,3 +180,71 @@ def test_decode_with_left_padding(model: Any, trace: Trace) -> None:
     logits = cached(model, torch.cat([whole, padded]), [18], pads=[0, 8])
     alone = teacher_forced(model, short)
     torch.testing.assert_close(logits[1, -1], alone[0, -1], atol=2e-4, rtol=1e-4)
+
+
+def test_a_detached_cache_keeps_its_values_and_no_graph(model: Any, trace: Trace) -> None:
+    tokens, mask = trace.tokens[:, :20], torch.ones(1, 20, dtype=torch.long)
+    whole = teacher_forced(model, tokens)
+    first, cache = run_cached(model, tokens[:, :12], mask[:, :12], None)
+    assert first.requires_grad
+    detach_cache(cache)
+    hooks = [(hook_name("embed"), lambda x, hook: x.detach())]
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    model.requires_grad_(False)
+    try:
+        with model.hooks(fwd_hooks=hooks):
+            second, _ = run_cached(model, tokens[:, 12:], mask, cache)
+    finally:
+        for parameter, flag in zip(model.parameters(), flags, strict=True):
+            parameter.requires_grad_(flag)
+    assert not second.requires_grad
+    logits = torch.cat([first, second], dim=1)
+    torch.testing.assert_close(logits, whole, atol=2e-4, rtol=1e-4)
+
+
+class TestOnlyHooks:
+    """A pass within a pass sees its own hooks, and the outer pass never knows."""
+
+    def test_others_are_set_aside_and_return(self, model: Any, trace: Trace) -> None:
+        plain = teacher_forced(model, trace.tokens)
+        seen: list[str] = []
+
+        def note(name: str) -> Any:
+            return lambda x, hook: seen.append(name)
+
+        def zero(x: torch.Tensor, hook: Any) -> torch.Tensor:
+            seen.append("outer")
+            return x * 0
+
+        with model.hooks(fwd_hooks=[(hook_name("z", 1), zero)]):
+            before = hooks_of(model)
+            with only_hooks(model, [(hook_name("z", 1), note("inner"))]):
+                torch.testing.assert_close(teacher_forced(model, trace.tokens), plain)
+            assert hooks_of(model) == before
+            assert seen == ["inner"]
+            assert (teacher_forced(model, trace.tokens) - plain).abs().max() > 1e-3
+            assert seen == ["inner", "outer"]
+        assert not any(hooks_of(model).values())
+
+    @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+    def test_within_a_pass_whatever_is_raised(
+        self, model: Any, trace: Trace, error: type[BaseException]
+    ) -> None:
+        inner: list[torch.Tensor] = []
+
+        def fail(x: torch.Tensor, hook: Any) -> None:
+            raise error("stop")
+
+        def run_again(x: torch.Tensor, hook: Any) -> None:
+            with only_hooks(model, []):
+                inner.append(model(trace.tokens[:, :9], return_type="logits"))
+            with pytest.raises(error), only_hooks(model, [(hook_name("z", 2), fail)]):
+                model(trace.tokens[:, :9])
+
+        plain = teacher_forced(model, trace.tokens)
+        with model.hooks(fwd_hooks=[(hook_name("pattern", 0), run_again)]):
+            hooks = hooks_of(model)
+            assert torch.equal(teacher_forced(model, trace.tokens), plain)
+            assert hooks_of(model) == hooks
+        torch.testing.assert_close(inner[0], plain[:, :9], atol=2e-4, rtol=1e-4)
+        assert not any(hooks_of(model).values())

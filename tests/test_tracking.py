@@ -13,7 +13,7 @@ from stepflow_tl.models import attention_window, hook_name
 from stepflow_tl.reading import FRAME
 from stepflow_tl.sequences import PADDING, TrackingError
 from stepflow_tl.trace import Trace
-from stepflow_tl.tracking import Here, Tracker, declare_prompts, declare_trace
+from stepflow_tl.tracking import Here, Replay, Tracker, declare_prompts, declare_trace
 
 
 def here(segments: list[int], steps: list[int] | None = None, start: int = 0) -> Here:
@@ -214,6 +214,49 @@ class TestKnownTraces:
         with torch.no_grad():
             qwen2.run_with_hooks(torch.zeros_like(trace.tokens), fwd_hooks=tracker.hooks())
         check(tracker.here, trace)
+
+
+class TestReplay:
+    """A part of one row, run again by itself, stands where it stood."""
+
+    @pytest.mark.parametrize("pads", [0, 5])
+    def test_each_part_as_in_cached_decoding(self, qwen2: Any, trace: Trace, pads: int) -> None:
+        pad = torch.full((1, pads), qwen2.tokenizer.pad_token_id)
+        chunks = [40, 7, 20, 19]
+        with Followed(qwen2) as alone:
+            cached(qwen2, trace.tokens, chunks)
+        with Followed(qwen2) as padded:
+            cached(qwen2, torch.cat([pad, trace.tokens], dim=1), [40], [pads])
+        (row,) = padded.tracker.rows
+        assert (row.pads, padded.tracker.token_ids(row)) == (pads, trace.token_ids.tolist())
+        replay = Replay(row, torch.device("cpu"))
+        for place, chunk in zip(alone.passes, chunks, strict=True):
+            replay.move(place.start, place.start + chunk)
+            again = replay.here
+            assert torch.equal(again.segment, place.segment)
+            assert torch.equal(
+                again.step[:, trace.prompt_length :], place.step[:, trace.prompt_length :]
+            )
+            assert (again.start, again.reasoning) == (place.start, place.reasoning)
+            assert again.step_starts == place.step_starts
+            if place is not alone.passes[-1]:  # the end of the trace holds no step open
+                assert again.open_steps == place.open_steps
+        assert replay.hooks() == []
+
+    def test_before_the_first_step(self, qwen2: Any, trace: Trace) -> None:
+        with Followed(qwen2) as followed:
+            teacher_forced(qwen2, trace.tokens)
+        replay = Replay(followed.tracker.rows[0], torch.device("cpu"))
+        with pytest.raises(TrackingError):
+            _ = replay.here
+        replay.move(0, trace.question.stop)
+        assert (replay.here.open_steps, replay.here.reasoning) == ((None,), False)
+
+    def test_a_known_traces_tokens(self, qwen2: Any, trace: Trace) -> None:
+        tracker = Tracker(qwen2, trace=trace)
+        with torch.no_grad():
+            qwen2.run_with_hooks(trace.tokens[:, :50], fwd_hooks=tracker.hooks())
+        assert tracker.token_ids(tracker.rows[0]) == trace.token_ids[:50].tolist()
 
 
 class TestErrors:

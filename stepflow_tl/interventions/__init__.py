@@ -3,16 +3,20 @@
 from stepflow_tl.interventions.base import Intervention, InterventionWarning
 from stepflow_tl.interventions.bridge import OddsEqualBridge
 from stepflow_tl.interventions.flow import Run, StepFlow
+from stepflow_tl.interventions.gradient import GradientMomentum
 from stepflow_tl.interventions.ledger import Ledger
 from stepflow_tl.interventions.momentum import StepMomentum
+from stepflow_tl.interventions.uniform import UniformPriorBridge
 
 INTERVENTIONS: dict[str, type[Intervention]] = {
-    kind.__name__: kind for kind in (OddsEqualBridge, StepMomentum)
+    kind.__name__: kind
+    for kind in (OddsEqualBridge, StepMomentum, UniformPriorBridge, GradientMomentum)
 }
 """By name, as configurations name them."""
 
 __all__ = [
     "INTERVENTIONS",
+    "GradientMomentum",
     "Intervention",
     "InterventionWarning",
     "Ledger",
@@ -20,4 +24,5 @@ __all__ = [
     "Run",
     "StepFlow",
     "StepMomentum",
+    "UniformPriorBridge",
 ]

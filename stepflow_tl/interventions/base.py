@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from stepflow_tl.layers import LayerSpec, check_layer_spec
 from stepflow_tl.tracking import Tracker
 
 Hook = tuple[str, Callable[..., Tensor | None]]
+Others = Callable[[Tracker], list[Hook]]
+"""Fresh hooks of a StepFlow's other interventions, for a run that another tracker follows."""
 
 
 class InterventionWarning(UserWarning):
@@ -55,8 +57,27 @@ class Intervention(ABC):
     def fired(self) -> str:
         """The ledger's column that counts its actions."""
 
-    @abstractmethod
+    def hooks(
+        self,
+        model: Any,
+        layers: Sequence[int],
+        tracker: Tracker,
+        ledger: Ledger,
+        name: str,
+        others: Others,
+    ) -> list[Hook]:
+        """Its forward hooks on all of its layers, writing to the ledger under `name`.
+
+        An intervention whose layers share nothing gives `layer_hooks` instead.
+        """
+        return [
+            hook
+            for layer in layers
+            for hook in self.layer_hooks(model, layer, tracker, ledger, name)
+        ]
+
     def layer_hooks(
         self, model: Any, layer: int, tracker: Tracker, ledger: Ledger, name: str
     ) -> list[Hook]:
         """Its forward hooks on one layer, writing to the ledger under `name`."""
+        raise NotImplementedError(f"expected {self.name} to have hooks or layer_hooks")

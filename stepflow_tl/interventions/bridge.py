@@ -87,16 +87,16 @@ def equalise_odds(
     if infeasible == "skip":
         changed = changed & ~too_much
 
-    def of_key(on_b: Tensor, on_s: Tensor) -> Tensor:  # 1 where nothing changes
-        one = torch.ones_like(on_b)
-        b, s = (torch.where(changed, part, one)[..., None] for part in (on_b, on_s))
-        return torch.where(bridge, b, torch.where(current, s, one[..., None]))
+    def ratio(new: Tensor, old: Tensor) -> Tensor:  # 1, with a finite gradient, where unchanged
+        one = torch.ones_like(old)
+        new, old = torch.where(changed, new, one), torch.where(changed, old, one)
+        # The gradient goes through log(old): that of 1 / old overflows where old is below 1e-19.
+        return (new / old.detach() * torch.exp(old.detach().log() - old.log()))[..., None]
 
-    # Divided first: tau_B / p(B) has a gradient that overflows where p(B) is tiny.
-    within = rows / of_key(on_bridge, on_current)
-    moved = within * of_key(target, available - target)
+    on_b, on_s = ratio(target, on_bridge), ratio(available - target, on_current)
+    factor = torch.where(bridge, on_b, torch.where(current, on_s, torch.ones_like(on_s)))
     return Rebalanced(
-        pattern=moved.to(pattern.dtype),
+        pattern=(rows * factor).to(pattern.dtype),
         changed=changed,
         infeasible=too_much,
         before=on_bridge,

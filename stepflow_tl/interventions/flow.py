@@ -6,13 +6,16 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from stepflow_tl.formats import Format
 from stepflow_tl.interventions.base import Hook, Intervention, InterventionWarning
 from stepflow_tl.interventions.bridge import OddsEqualBridge
+from stepflow_tl.interventions.gradient import GradientMomentum
 from stepflow_tl.interventions.ledger import Ledger
 from stepflow_tl.interventions.momentum import StepMomentum
+from stepflow_tl.interventions.uniform import UniformPriorBridge
 from stepflow_tl.layers import resolve_layers
 from stepflow_tl.models import n_layers
 from stepflow_tl.trace import Trace
@@ -27,6 +30,8 @@ class Run:
         ledger: Counts per intervention and layer.
         forwards: Number of forward passes seen.
         actions: How often any of the interventions acted.
+        extra_tokens: Tokens that interventions ran through the model beside the caller's, forward
+            and backward.
     """
 
     ledger: Ledger
@@ -39,6 +44,11 @@ class Run:
         return self._tracker.forwards
 
     @property
+    def extra_tokens(self) -> int:
+        """Tokens that interventions ran through the model beside the caller's, both ways."""
+        return int(sum(self.ledger.total(name, "extra_tokens") for name, _ in self._actions))
+
+    @property
     def actions(self) -> int:
         """How often any of the interventions acted: rows changed, and injections."""
         return int(sum(self.ledger.total(name, column) for name, column in self._actions))
@@ -46,7 +56,7 @@ class Run:
 
 @dataclass(frozen=True, init=False)
 class StepFlow:
-    """Interventions that act together, in any order.
+    """Interventions that act together, in any order (two on one pattern: in the order given).
 
     Example::
 
@@ -56,7 +66,8 @@ class StepFlow:
         run.ledger
 
     Attributes:
-        interventions: The interventions; two of one kind may work on different layers.
+        interventions: The interventions; two of one kind may work on different layers, but for
+            `GradientMomentum`.
     """
 
     interventions: tuple[Intervention, ...]
@@ -68,6 +79,11 @@ class StepFlow:
                     f"StepFlow takes interventions such as OddsEqualBridge() and StepMomentum(), "
                     f"got {item!r}"
                 )
+        if sum(isinstance(item, GradientMomentum) for item in interventions) > 1:
+            raise ValueError(
+                "StepFlow takes at most one GradientMomentum, whose gradients would else miss "
+                f"what the other injects: give one of them all layers, got {interventions!r}"
+            )
         object.__setattr__(self, "interventions", interventions)
 
     @classmethod
@@ -84,6 +100,11 @@ class StepFlow:
         GPT-OSS-20B's 24: the bottom 0.375.)
         """
         return cls(OddsEqualBridge(layers=0.375), StepMomentum(alpha=0.2, layers="deep-onset"))
+
+    @classmethod
+    def digest(cls) -> StepFlow:
+        """The variants that the news digest of the paper describes, in place of OEB and SMI."""
+        return cls(UniformPriorBridge(), GradientMomentum())
 
     def fwd_hooks(self, model: Any, trace: Trace, *, ledger: Ledger | None = None) -> list[Hook]:
         """Hooks for running the model on a known trace, as TransformerLens takes them.
@@ -153,12 +174,19 @@ class StepFlow:
 
     def _hooks(self, model: Any, tracker: Tracker, ledger: Ledger) -> list[Hook]:
         hooks: list[Hook] = []
-        for item, name in zip(self.interventions, self._names(), strict=True):
-            for layer in resolve_layers(item.layers, n_layers(model)):
+        for number, name in enumerate(self._names()):
+            item = self.interventions[number]
+            layers = resolve_layers(item.layers, n_layers(model))
+            for layer in layers:
                 ledger.open(name, layer)
-                if not item.is_neutral:
-                    hooks += item.layer_hooks(model, layer, tracker, ledger, name)
+            if not item.is_neutral:
+                others = partial(self._without(number)._hooks, model, ledger=Ledger())
+                hooks += item.hooks(model, layers, tracker, ledger, name, others)
         return hooks
+
+    def _without(self, number: int) -> StepFlow:
+        rest = (item for i, item in enumerate(self.interventions) if i != number)
+        return StepFlow(*rest)
 
     def _silences(self, run: Run) -> Iterator[str]:
         """What to say of each intervention that never fired."""
@@ -167,7 +195,7 @@ class StepFlow:
                 continue
             rows = int(run.ledger.total(name, "rows_seen"))
             yield f"{item!r} never fired in {run.forwards} forward passes" + (
-                f": none of {rows} attention rows of thinking and summary lay below its target"
+                f": none of {rows} attention rows of thinking and summary needed a change"
                 if rows
                 else "; if steps of thinking were expected, check the format and the prompt"
             )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from stepflow_tl.models import (
@@ -19,7 +19,7 @@ from stepflow_tl.models import (
 )
 from stepflow_tl.saliency.rules import (
     Objective,
-    Rule,
+    TokenRule,
     next_token_loss,
     objective_weights,
     token_scores,
@@ -35,7 +35,7 @@ def hooked_scores(
     model: Any,
     trace: Trace,
     *,
-    rule: Rule,
+    rule: TokenRule,
     objective: Objective,
     layers: Sequence[int],
     sink: Sink,
@@ -52,11 +52,10 @@ def hooked_scores(
     """
     needs_gradient = rule != "attention"
     weights = objective_weights(trace, objective)
-    with torch.inference_mode(False):
-        tokens = trace.tokens.to(next(model.parameters()).device, copy=True)
+    tokens = own_tokens(model, trace)
     hooks: list[tuple[str, Callable[..., Tensor | None]]] = []
     if needs_gradient:
-        hooks.append((hook_name("embed"), _start_graph))
+        hooks.append((hook_name("embed"), start_graph))
         if objective == "token":
             for layer in range(n_layers(model)):
                 hooks += _own_row_only(model, layer)
@@ -65,7 +64,7 @@ def hooked_scores(
         hooks.append((hook_name("pattern", layer), _catcher(layer, rule, visible, sink)))
     with (
         declare_trace(trace),
-        _frozen(model),
+        frozen(model),
         torch.inference_mode(False),
         torch.set_grad_enabled(needs_gradient),
         model.hooks(fwd_hooks=hooks),
@@ -75,8 +74,14 @@ def hooked_scores(
             torch.autograd.backward(next_token_loss(logits, tokens, weights))
 
 
+def own_tokens(model: Any, trace: Trace) -> Int[Tensor, "1 pos"]:
+    """A copy of the trace's tokens on the model's device that autograd may keep."""
+    with torch.inference_mode(False):
+        return trace.tokens.to(next(model.parameters()).device, copy=True)
+
+
 @contextmanager
-def _frozen(model: Any) -> Iterator[None]:
+def frozen(model: Any) -> Iterator[None]:
     """No parameter takes a gradient inside; afterwards each is as it was."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
@@ -88,7 +93,8 @@ def _frozen(model: Any) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def _start_graph(embedded: Tensor, hook: Any) -> Tensor:
+def start_graph(embedded: Tensor, hook: Any) -> Tensor:
+    """Hook that lets the graph begin at the embeddings."""
     return embedded.detach().requires_grad_()
 
 
@@ -115,7 +121,7 @@ def _visible_keys(length: int, window: int | None) -> Bool[Tensor, "query key"]:
 
 
 def _catcher(
-    layer: int, rule: Rule, visible: Bool[Tensor, "query key"], sink: Sink
+    layer: int, rule: TokenRule, visible: Bool[Tensor, "query key"], sink: Sink
 ) -> Callable[..., Tensor | None]:
     def give(pattern: Tensor, gradient: Tensor) -> None:
         exact = pattern.dtype == torch.float64

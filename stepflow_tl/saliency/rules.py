@@ -10,8 +10,11 @@ from torch import Tensor
 
 from stepflow_tl.trace import Trace
 
-Rule = Literal["attention_x_gradient", "signed", "gradient", "attention"]
+TokenRule = Literal["attention_x_gradient", "signed", "gradient", "attention"]
 """How pattern A and gradient G give a token score: |A G| (the default), A G, |G|, or A."""
+
+Rule = Literal["attention_x_gradient", "signed", "gradient", "attention", "jacobian"]
+"""A `TokenRule`, whose scores are pooled into steps; or "jacobian", which scores steps at once."""
 
 Objective = Literal["token", "sequence", "summary", "answer"]
 """Whose gradient: each row's own loss L_t (the paper), or one mean loss over all predictions (the
@@ -31,7 +34,7 @@ def check_choice(name: str, value: str, choices: object) -> None:
 def token_scores(
     pattern: Float[Tensor, "*batch query key"],
     gradient: Float[Tensor, "*batch query key"],
-    rule: Rule,
+    rule: TokenRule,
 ) -> Float[Tensor, "*batch query key"]:
     """Token influence of each key on each query, per head (inside the mean of Eq. 1)."""
     if rule == "attention":

@@ -142,14 +142,15 @@ class Store:
     def to_dataframe(self, hashes: Sequence[str] | None = None) -> pd.DataFrame:
         """Finished cells, a row each, in the order they were finished; or those asked for.
 
-        Columns: ``hash``; ``arm`` (strategy and setting), ``setting``, ``strategy``, ``flow``;
-        ``group``, ``problem``, ``seed``; ``correct``, ``answer``, ``error`` and ``error_step`` (its
-        first error, where the task can tell); ``tied`` (a vote was), ``ended`` (False: cut at
-        max_new_tokens), ``steps`` of thinking; ``tokens`` generated, ``forward_passes`` of one
-        sequence, ``seconds`` (its share of its batch's); ``fired``, the interventions' actions per
+        Columns: ``hash``; ``arm`` (strategy and setting), ``setting``, ``strategy``, ``flow``
+        (JSON; `stepflow_tl.sweep.settings_columns` spreads it); ``group``, ``problem``, ``seed``;
+        ``correct``, ``answer``, ``error`` and ``error_step`` (its first error, where the task can
+        tell); ``tied`` (a vote was), ``ended`` (False: cut at max_new_tokens), ``steps`` of
+        thinking; what it cost: ``tokens`` generated, over all traces of the answer,
+        ``forward_passes`` over one token (those of interventions with them; a backward pass counts
+        as two), ``seconds`` (its share of its batch's); ``fired``, the interventions' actions per
         row of its batch; ``response``, untrusted text, and its trace: ``token_ids`` (JSON),
-        ``prompt_length``; ``identity`` of weights, version and problem
-        set. ``flow`` is JSON; `stepflow_tl.sweep.settings_columns` spreads it over columns.
+        ``prompt_length``; ``identity``: of weights, version, decoding and problem set.
         """
         names = ", ".join(f'"{name}"' for name in COLUMNS)
         query = f"SELECT {names} FROM cells"

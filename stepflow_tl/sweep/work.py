@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
+
 from stepflow_tl.formats import Format
 from stepflow_tl.interventions import InterventionWarning
 from stepflow_tl.strategies import Attempt, Decoding
@@ -17,6 +19,8 @@ from stepflow_tl.tasks import Task
 from stepflow_tl.trace import Trace
 
 Row = dict[str, Any]
+
+_BOTH_WAYS = 3  # a backward pass costs as much as two forward passes
 
 
 def solve_batch(
@@ -47,7 +51,7 @@ def solve_batch(
         "fired": run.actions / len(batch.cells),
         "identity": identity_hash(identity),
     }
-    extra = 0.0
+    extra = _BOTH_WAYS * run.extra_tokens / len(batch.cells)
     return [
         shared | _outcome(task, cell, attempt, extra)
         for cell, attempt in zip(batch.cells, attempts, strict=True)
@@ -82,7 +86,9 @@ def _outcome(task: Task, cell: Cell, attempt: Attempt, extra_forwards: float) ->
     }
 
 
-def trace_of(model: Any, row: Mapping[str, Any], *, format: str | Format = "auto") -> Trace:
+def trace_of(
+    model: Any, row: pd.Series | Mapping[str, Any], *, format: str | Format = "auto"
+) -> Trace:
     """The trace of a row, token by token: what Step-Saliency reads.
 
     Args:

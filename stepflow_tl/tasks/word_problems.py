@@ -18,12 +18,24 @@ class _Worded(Task):
 
     @cached_property
     def items(self) -> tuple[Item, ...]:
-        """The questions, group by group."""
-        return tuple(
+        """The questions, group by group.
+
+        Raises:
+            ValueError: Two groups share a question.
+        """
+        items = tuple(
             Item.of(problem.question, group)
             for group, problems in self.groups.items()
             for problem in problems
         )
+        seen: dict[str, str] = {}
+        for item in items:
+            if seen.setdefault(item.question, item.group) != item.group:
+                raise ValueError(
+                    f"expected each problem in one group, but groups {seen[item.question]!r} and "
+                    f"{item.group!r} share one: {item.question[:60]!r}..."
+                )
+        return items
 
     @cached_property
     def _problems(self) -> dict[str, Problem]:

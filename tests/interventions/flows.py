@@ -2,10 +2,18 @@
 
 import torch
 
-from stepflow_tl.interventions import OddsEqualBridge, StepFlow, StepMomentum
+from stepflow_tl.interventions import (
+    GradientMomentum,
+    OddsEqualBridge,
+    StepFlow,
+    StepMomentum,
+    UniformPriorBridge,
+)
 
 OEB = OddsEqualBridge(tau_max=0.9, layers=(0, 1))
 SMI = StepMomentum(alpha=0.7, layers=(1, 2, 3))
+UPB = UniformPriorBridge(strength=2.0, layers=(0, 3))
+GM = GradientMomentum(step_size=0.5, layers=(1, 3))
 FLOW = StepFlow(OEB, SMI)
 FLOWS = {
     "both": FLOW,
@@ -17,6 +25,10 @@ FLOWS = {
     "all-boundaries": StepFlow(
         StepMomentum(alpha=-0.7, layers="all", boundaries="all", window="step"), OEB
     ),
+    "uniform": StepFlow(UPB),
+    "gradient": StepFlow(GM),
+    "digest": StepFlow(UniformPriorBridge(strength=2.0, layers="all"), GM),
+    "all": StepFlow(GM, OEB, SMI, UPB),
 }
 EXACT = dict(atol=0.0, rtol=0.0)
 NEAR = dict(atol=3e-4, rtol=1e-4)

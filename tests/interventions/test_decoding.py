@@ -167,13 +167,16 @@ def test_both_model_classes_agree(tiny: Callable[..., Any], trace: Trace) -> Non
         assert ledger.rows_seen.tolist() == other_ledger.rows_seen.tolist()
 
 
-def test_compatibility_mode_acts_once(tiny_folder: Callable[..., Any], trace: Trace) -> None:
+@pytest.mark.parametrize("name", ["both", "digest"])
+def test_compatibility_mode_acts_once(
+    tiny_folder: Callable[..., Any], trace: Trace, name: str
+) -> None:
     folder = tiny_folder("qwen2")
     plain, compatible = load_model(folder), load_model(folder)
     compatible.enable_compatibility_mode(no_processing=True)
     results = []
     for model in (plain, compatible):
-        with FLOW.attach(model) as run:
+        with FLOWS[name].attach(model) as run:
             results.append((teacher_forced(model, trace.tokens), run.ledger.to_dataframe()))
     close(results[0][0], results[1][0], **NEAR)
     assert results[0][1].injections.tolist() == results[1][1].injections.tolist()

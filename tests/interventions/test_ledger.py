@@ -23,6 +23,18 @@ def test_lines_open_at_zero_and_add_up() -> None:
     assert (ledger.total("A", "rows_seen"), ledger.total("C", "rows_seen")) == (10, 0)
 
 
+def test_what_nobody_reported_is_no_zero() -> None:
+    ledger = Ledger()
+    ledger.add("A", 0, rows_seen=2, entropy_before=torch.tensor(3.0), entropy_after=4.0)
+    ledger.add("B", 0, rows_seen=2, bridge_mass_before=1.0, extra_forwards=3, extra_tokens=40)
+    table = ledger.to_dataframe().set_index("intervention")
+    assert table.loc["A", ["entropy_before", "entropy_after"]].tolist() == [1.5, 2.0]
+    assert table.loc["B", ["extra_forwards", "extra_tokens"]].tolist() == [3, 40]
+    assert math.isnan(table.loc["A", "bridge_mass_before"])
+    assert math.isnan(table.loc["B", "entropy_before"])
+    assert ledger.total("B", "entropy_before") == 0.0
+
+
 def test_an_empty_ledger_is_an_empty_table() -> None:
     table = Ledger().to_dataframe()
     assert len(table) == 0

@@ -22,10 +22,10 @@ KILLS = 20
 
 @pytest.fixture(scope="module")
 def sweep(tiny_model):
-    """64 cells in 32 batches: a new problem set for each of two difficulties and four arms."""
+    """48 cells in 24 batches."""
     return Sweep(
         WordProblems(n=8, difficulties=(1, 2)),
-        grid(OddsEqualBridge, tau_max=[0.0, 0.9, 1.0], layers=["shallow", "all"][1:]),
+        grid(OddsEqualBridge, tau_max=[0.0, 0.9, 1.0], layers="all"),
         model=tiny_model,
         decoding=Decoding(max_new_tokens=4, chat=False, format="plain", batch_size=2),
     )
@@ -33,10 +33,10 @@ def sweep(tiny_model):
 
 @pytest.fixture(scope="module")
 def uninterrupted(sweep, tmp_path_factory):
-    """Its rows, and the seconds that they took."""
+    """Its rows, and the seconds that a batch took."""
     started = time.perf_counter()
     rows = sweep.run(tmp_path_factory.mktemp("whole") / "store.sqlite")
-    return rows, time.perf_counter() - started
+    return rows, (time.perf_counter() - started) / (len(rows) / 2)
 
 
 def _run(sweep: Sweep, path: object) -> None:
@@ -45,48 +45,52 @@ def _run(sweep: Sweep, path: object) -> None:
 
 
 def _stored(path: object) -> int:
-    """Rows so far; 0 where the kill came before there was a store."""
+    """Rows so far; 0 where there is no store yet."""
     try:
-        return len(Store(path).to_dataframe())
+        return int(Store(path).counts()["done"].sum())
     except (FileNotFoundError, StoreError):
         return 0
 
 
+def _killed_after(child: multiprocessing.Process, path: object, rows: int, pause: float) -> bool:
+    """Kill the child a moment after the store holds so many rows; False where it was finished."""
+    child.start()
+    while _stored(path) < rows and child.is_alive():
+        time.sleep(0.003)
+    child.join(timeout=pause)
+    if child.is_alive():
+        os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    assert child.exitcode in (0, -signal.SIGKILL)
+    return child.exitcode != 0
+
+
 @pytest.mark.slow
-def test_killed_at_random_moments_and_resumed(sweep, uninterrupted, tmp_path, record_property):
-    """Twenty kills, each at a random moment; a store that a kill left whole begins anew."""
-    rows, whole = uninterrupted
-    random_moment = random.Random(2026)
-    stores, partial, caught, midway = 1, set(), 0, 0
-    before = 0
-    for _ in range(KILLS):
-        path = tmp_path / f"store-{stores}.sqlite"
+def test_killed_at_random_moments_and_resumed(sweep, uninterrupted, tmp_path):
+    """Twenty kills: each up to four batches on, at a random moment of the next two batches.
+
+    Where a store was completed between two kills, the next kills hit a new one.
+    """
+    rows, per_batch = uninterrupted
+    chance = random.Random(2026)
+    left: list[list[int]] = [[]]  # for each store, how many rows each kill left
+    while sum(map(len, left)) < KILLS:
+        path = tmp_path / f"{len(left)}.sqlite"
+        before = _stored(path)
         child = FORK.Process(target=_run, args=(sweep, path))
-        child.start()
-        child.join(timeout=random_moment.uniform(0.0, 0.5 * whole))
-        if child.exitcode is None:
-            os.kill(child.pid, signal.SIGKILL)
-            child.join()
-        caught += child.exitcode == -signal.SIGKILL
-        count = _stored(path)
-        assert before <= count <= len(rows)
-        assert count % 2 == 0, "a batch was stored in part"
-        if 0 < count < len(rows):
-            midway += count > before
-            partial.add((stores, count))
-        before = count
-        if count == len(rows):
-            assert_same_rows(sweep.run(path), rows)
-            stores, before = stores + 1, 0
-    for number in range(1, stores + 1):
-        assert_same_rows(sweep.run(tmp_path / f"store-{number}.sqlite"), rows)
-        assert len(Store(tmp_path / f"store-{number}.sqlite").to_dataframe()) == len(rows)
-    record_property("kills", caught)
-    record_property("partial stores", len(partial))
-    record_property("stores", stores)
-    assert caught >= KILLS // 2
-    assert len(partial) >= 5, f"only {sorted(partial)} of {len(rows)} rows were left by kills"
-    assert midway >= 5
+        due = before + 2 * chance.randint(0, 4)
+        if _killed_after(child, path, due, chance.uniform(0.0, 2 * per_batch)):
+            left[-1].append(_stored(path))
+            assert before <= left[-1][-1] <= len(rows)
+        if _stored(path) == len(rows):
+            left.append([])
+    assert not [count for counts in left for count in counts if count % 2], "a batch in part"
+    for number in range(1, len(left) + 1):
+        path = tmp_path / f"{number}.sqlite"
+        assert_same_rows(sweep.run(path), rows)
+        assert sorted(Store(path).to_dataframe()["hash"]) == sorted(rows["hash"])
+    midway = {(i, count) for i, counts in enumerate(left) for count in counts if 0 < count < 48}
+    assert len(midway) >= KILLS // 3, f"kills left {left} of {len(rows)} rows"
 
 
 class _DiesInCommit(sqlite3.Connection):

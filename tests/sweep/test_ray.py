@@ -1,0 +1,146 @@
+"""Two Ray nodes on one machine, one of which is killed."""
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from nodes import Noted, Ungradable
+from small import assert_same_rows, small
+
+from stepflow_tl.models import weights_hash
+from stepflow_tl.sweep import RayExecutor, Store
+from stepflow_tl.sweep.executors import _model_here
+from stepflow_tl.tasks import WordProblems
+
+HERE = Path(__file__).parent
+SYSTEM = {"health_check_period_ms": 500, "health_check_failure_threshold": 2}
+FEW = {"problems": WordProblems(n=4, difficulties=(1, 2))}
+
+
+def _processes(session: str) -> list[str]:
+    """Command lines of a Ray session's processes."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if session in line:
+            found.append(line)
+    return found
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head and a second node, with a CPU each; no process of theirs outlives it."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        paths = [str(HERE.parents[1]), str(HERE), os.environ.get("PYTHONPATH", "")]
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={
+                "num_cpus": 1,
+                "include_dashboard": False,
+                "object_store_memory": 80_000_000,
+                "_system_config": SYSTEM,
+            },
+        )
+        session = os.path.basename(cluster.head_node.get_session_dir_path())
+        cluster.victim = cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+        cluster.wait_for_nodes()
+        try:
+            yield cluster
+        finally:
+            cluster.shutdown()
+    deadline = time.monotonic() + 60
+    while _processes(session) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _processes(session)
+
+
+class _Counting(Store):
+    """A store that tells when the first rows have arrived."""
+
+    arrived = threading.Event()
+
+    def add(self, rows):
+        super().add(rows)
+        self.arrived.set()
+
+
+@pytest.mark.slow
+def test_a_lost_nodes_cells_run_again(cluster, folder, tmp_path):
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "victim").write_text(cluster.victim.node_id)
+    noted = Noted(folder=str(notes))
+    sweep = small(folder, strategy=noted, **FEW)
+    store = _Counting(tmp_path / "ray.sqlite", create=True)
+    at_the_kill = []
+
+    def kill_the_victim() -> None:
+        store.arrived.wait(120)
+        while cluster.victim.node_id not in [where for where, _ in noted.notes()]:
+            time.sleep(0.05)
+        at_the_kill.append(len(store.to_dataframe()))
+        cluster.remove_node(cluster.victim, allow_graceful=False)
+        (notes / "killed").touch()
+
+    killer = threading.Thread(target=kill_the_victim, daemon=True)
+    killer.start()
+    rows = sweep.run(store, executor=RayExecutor(address=cluster.address))
+    killer.join()
+
+    assert 0 < at_the_kill[0] < len(rows) == 24
+    stored = Store(store.path).to_dataframe()
+    assert sorted(stored["hash"]) == sorted(rows["hash"])
+    begun = list(noted.notes())
+    lost = [batch for where, batch in begun if where == cluster.victim.node_id]
+    elsewhere = [batch for where, batch in begun if where != cluster.victim.node_id]
+    assert lost, "the killed node was working"
+    assert len(elsewhere) == 12, "each batch ran once on the node that was left"
+    assert set(lost) <= set(elsewhere)
+    (notes / "victim").write_text("nobody")
+    local = sweep.run(tmp_path / "local.sqlite")
+    assert_same_rows(rows, local)
+
+
+@pytest.mark.slow
+def test_an_error_on_a_worker_ends_the_sweep_and_keeps_what_is_done(cluster, folder, tmp_path):
+    ungradable = Ungradable(n=2, difficulties=(1, 2))
+    path = tmp_path / "s.sqlite"
+    executor = RayExecutor(address=cluster.address, ahead=1)
+    with pytest.raises(ArithmeticError, match="no grade for"):
+        small(folder, problems=ungradable).run(path, executor=executor)
+    done = len(Store(path).to_dataframe())
+    assert done % 2 == 0 and done < 12
+    rows = small(folder).run(path, executor=executor)
+    assert_same_rows(rows, small(folder).run(tmp_path / "local.sqlite"))
+
+
+def test_a_model_given_as_an_object_cannot_travel(tiny_model, tmp_path):
+    pytest.importorskip("ray")
+    with pytest.raises(ValueError, match=r"Sweep\(model=...\) to be a name or a folder"):
+        small(tiny_model).run(tmp_path / "s.sqlite", executor=RayExecutor())
+    assert len(Store(tmp_path / "s.sqlite").to_dataframe()) == 0
+
+
+def test_without_ray_the_extra_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"pip install 'stepflow-tl\[ray\]'"):
+        small(folder).run(tmp_path / "s.sqlite", executor=RayExecutor())
+
+
+def test_a_worker_with_other_weights_refuses(folder, tiny_model):
+    weights = weights_hash(tiny_model)
+    assert weights_hash(_model_here(str(folder), "float32", weights)) == weights
+    with pytest.raises(ValueError, match=rf"other weights \({weights}\) than the driver's \(abc\)"):
+        _model_here(str(folder), "float32", "abc")
