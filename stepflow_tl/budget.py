@@ -48,7 +48,8 @@ class ThinkingBudget:
         """The token ids that this budget means for a tokenizer and a format.
 
         Raises:
-            ValueError: The format has no delimiter between thinking and summary.
+            ValueError: The format has no delimiter between thinking and summary, or the tokenizer
+                cannot write what is needed.
         """
         if form.summary_open is None:
             raise ValueError(
@@ -69,6 +70,8 @@ class ThinkingBudget:
                 f"prolonging the thinking needs a delimiter that begins with a token of its own, "
                 f"but the tokenizer splits {closing!r} into ordinary tokens"
             )
+        if self.least and not ids(self.wait):
+            raise ValueError(f"expected wait to be some text, but {self.wait!r} has no token")
         return Forcing(
             budget=self,
             delimiter=ids(form.summary_open),

@@ -187,6 +187,8 @@ Address = Annotated[
     ),
 ]
 
+Mix = Annotated[bool, typer.Option("--mix", help="Accept a store with rows of something else.")]
+
 
 @sweeps.command("run")
 def sweep_run(
@@ -195,9 +197,7 @@ def sweep_run(
         Path | None, typer.Option(help="Where rows are kept; default: CONFIG.sqlite beside it.")
     ] = None,
     ray: Address = None,
-    mix: Annotated[
-        bool, typer.Option("--mix", help="Accept a store with rows of something else.")
-    ] = False,
+    mix: Mix = False,
 ) -> None:
     """Run a sweep, or go on with it; each finished batch is kept, whatever happens."""
     from stepflow_tl.sweep import read_config, status
@@ -211,12 +211,12 @@ def sweep_run(
 
 
 @sweeps.command("resume")
-def sweep_resume(store: StorePath, ray: Address = None) -> None:
+def sweep_resume(store: StorePath, ray: Address = None, mix: Mix = False) -> None:
     """Finish the sweeps that a store remembers."""
     from stepflow_tl.sweep import resume, status
 
     with _resumable(store):
-        resume(store, executor=_executor(ray), progress=True)
+        resume(store, executor=_executor(ray), progress=True, mix=mix)
     typer.echo(_status_table(status(store)))
 
 
@@ -249,7 +249,8 @@ def _resumable(store: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        sys.stderr.write(f"stopped; go on with: stepflow-tl sweep resume {store}\n")
+        if store.is_file():  # else it was stopped before there was anything to go on with
+            sys.stderr.write(f"stopped; go on with: stepflow-tl sweep resume {store}\n")
         raise
 
 

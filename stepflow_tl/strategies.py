@@ -49,6 +49,8 @@ class Decoding:
             ValueError: A setting is out of range.
         """
         Sampling(temperature=self.temperature, top_p=self.top_p)
+        if self.format != "auto":
+            resolve_format(self.format, None)
         for name in ("temperature", "top_p"):  # 1 and 1.0 are one setting
             object.__setattr__(self, name, float(getattr(self, name)))
         if min(self.max_new_tokens, self.batch_size) < 1:

@@ -1,10 +1,17 @@
+import contextlib
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from stepflow_tl import StepMap, Trace, cli
 from stepflow_tl.reasoner import make_problem
+from stepflow_tl.sweep import Store, StoreError, status
 
 QUESTION = make_problem(1, 2).question
 
@@ -37,7 +44,11 @@ def saved(tmp_path_factory) -> Path:
 def test_help_teaches(run):
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("demo", "generate", "saliency", "diagnose"):
+    for command in ("demo", "generate", "saliency", "diagnose", "sweep"):
+        assert command in out
+    code, out, _ = run("sweep", "--help")
+    assert code == 0
+    for command in ("run", "resume", "status", "export"):
         assert command in out
     assert "tau_max (paper: 0.15)" in run("generate", "--help")[1]
 
@@ -116,3 +127,167 @@ def test_without_matplotlib_the_extra_is_named(run, monkeypatch):
     assert (
         err == "error: No module named 'matplotlib'; pictures need pip install 'stepflow-tl[viz]'\n"
     )
+
+
+CONFIG = """
+model: {folder}
+problems: {{n: 4, difficulties: [1, 2]}}
+grid: {{OddsEqualBridge: {{tau_max: [0, 0.9, 1.0], layers: all}}}}
+decoding: {{max_new_tokens: {tokens}, chat: false, format: plain, batch_size: 2}}
+"""
+
+
+@pytest.fixture
+def config(tiny_folder, tmp_path, unchecked):
+    """Settings of a sweep of 24 cells."""
+
+    def write(tokens: int = 4) -> Path:
+        path = tmp_path / "small.yaml"
+        path.write_text(CONFIG.format(folder=tiny_folder("qwen2"), tokens=tokens))
+        return path
+
+    return write
+
+
+def test_a_sweep_from_its_settings_to_a_table(run, config):
+    path = config()
+    store = path.with_suffix(".sqlite")
+    code, out, err = run("sweep", path)
+    assert code == 0
+    assert "24/24" in err and "cell/s" in err
+    assert [line.split()[-4:-2] for line in out.splitlines()[1:4]] == [["8", "8"]] * 3
+    assert str(store) in out
+    code, again, err = run("sweep", "run", path, "--store", store)
+    assert (code, again) == (0, out)
+    assert run("sweep", "status", store)[1] in out
+    assert run("sweep", "resume", store)[0] == 0
+    code, out, _ = run("sweep", "export", store)
+    assert (code, out) == (0, f"  {store.with_suffix('.parquet')}: 24 rows\n")
+    assert len(pd.read_parquet(store.with_suffix(".parquet"))) == 24
+    assert run("sweep", "export", store, "--out", path.with_suffix(".csv"))[0] == 0
+    assert len(pd.read_csv(path.with_suffix(".csv"))) == 24
+
+
+def test_another_sweep_on_the_same_store_must_be_told(run, config):
+    path = config()
+    assert run("sweep", path)[0] == 0
+    config(tokens=3)
+    code, _, err = run("sweep", path)
+    assert (code, len(err.strip().splitlines())) == (1, 1)
+    assert "'max_new_tokens': 4" in err and "'max_new_tokens': 3" in err
+    assert run("sweep", path, "--mix")[0] == 0
+    assert run("sweep", "resume", path.with_suffix(".sqlite"))[0] == 1
+    assert run("sweep", "resume", path.with_suffix(".sqlite"), "--mix")[0] == 0
+    assert len(Store(path.with_suffix(".sqlite")).to_dataframe()) == 48
+
+
+def empty_store(path: Path) -> Path:
+    Store(path, create=True)
+    return path
+
+
+def damaged(path: Path) -> None:
+    with empty_store(path).open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 200_000)
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "message"),
+    [
+        (None, ["sweep", "FILE"], "no configuration at"),
+        (lambda p: p.write_text("grid: [3"), ["sweep", "FILE"], "is no YAML"),
+        (lambda p: p.write_text("seeds: 3"), ["sweep", "FILE"], "expected problems, such as"),
+        (
+            lambda p: p.write_text("problems: {}\nsettings: {p: paper}\nseeds: 3"),
+            ["sweep", "FILE"],
+            "seeds such as (0, 1), got 3",
+        ),
+        (
+            lambda p: p.write_text("problems: {}\nsettings: {p: [{layers: all}]}"),
+            ["sweep", "FILE"],
+            "got {'layers': 'all'}",
+        ),
+        (
+            lambda p: p.write_text("problems: {}\nsettings: {p: paper}\nmodel: no/such"),
+            ["sweep", "FILE"],
+            "no model 'no/such'",
+        ),
+        (None, ["sweep", "resume", "FILE"], "no sweep store at"),
+        (None, ["sweep", "status", "FILE"], "no sweep store at"),
+        (None, ["sweep", "export", "FILE"], "no sweep store at"),
+        (lambda p: p.write_text("a: 1"), ["sweep", "status", "FILE"], "is no sweep store"),
+        (empty_store, ["sweep", "resume", "FILE"], "remembers no sweep"),
+        (damaged, ["sweep", "status", "FILE"], "no sweep store, damaged"),
+        (damaged, ["sweep", "export", "FILE"], "no sweep store, damaged"),
+        (empty_store, ["sweep", "export", "FILE", "--out", "a.xlsx"], "ends with .parquet or"),
+    ],
+)
+def test_errors_of_sweeps_are_one_line(run, tmp_path, make, arguments, message, unchecked):
+    path = tmp_path / "file"
+    if make is not None:
+        make(path)
+    code, _, err = run(*[path if argument == "FILE" else argument for argument in arguments])
+    assert message in err
+    assert (code, len(err.strip().splitlines())) == (1, 1)
+
+
+def start(*arguments: object) -> subprocess.Popen:
+    """The real command line in a process of its own."""
+    code = "import sys; from stepflow_tl.cli import main; sys.exit(main())"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=Path(cli.__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(process: subprocess.Popen, path: Path, rows: int) -> None:
+    """Until the store holds so many rows."""
+    while process.poll() is None:
+        with contextlib.suppress(FileNotFoundError, StoreError):  # it is being made
+            if status(path)["done"].sum() >= rows:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"ended too early: {process.communicate()}")
+
+
+@pytest.mark.slow
+def test_ctrl_c_and_kill_9_leave_a_store_to_resume(run, config):
+    path = config(tokens=40)
+    store = path.with_suffix(".sqlite")
+    process = start("sweep", path)
+    wait_for(process, store, 2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert f"go on with: stepflow-tl sweep resume {store}" in err
+    stopped = len(Store(store).to_dataframe())
+    assert 2 <= stopped < 24
+
+    process = start("sweep", "resume", store)
+    wait_for(process, store, stopped + 2)
+    process.kill()
+    process.communicate(timeout=120)
+    killed = len(Store(store).to_dataframe())
+    assert stopped + 2 <= killed < 24
+    assert killed % 2 == 0
+
+    assert run("sweep", "resume", store)[0] == 0
+    rows = Store(store).to_dataframe()
+    assert len(rows) == 24
+    assert rows["hash"].is_unique
+
+
+def test_ctrl_c_before_there_is_a_store_promises_nothing(run, config, monkeypatch):
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stepflow_tl.sweep.sweep.load_model", interrupt)
+    code, _, err = run("sweep", config())
+    assert code == 130
+    assert "resume" not in err

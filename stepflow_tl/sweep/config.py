@@ -134,7 +134,7 @@ def arguments_of(settings: Mapping[str, Any]) -> dict[str, Any]:
         arguments: dict[str, Any] = {
             "problems": WordProblems(**settings["problems"]),
             "grid": _grid(settings),
-            "strategy": [_strategy(one) for one in settings.get("strategies", ["plain"])],
+            "strategy": [_strategy(one) for one in _list(settings, "strategies", ["plain"])],
         }
         if "decoding" in settings:
             arguments["decoding"] = _decoding(_mapping("decoding", settings["decoding"]))
@@ -160,13 +160,16 @@ def _decoding(settings: Mapping[str, Any]) -> Decoding:
             name: tuple(v) if isinstance(v, list) else v for name, v in form.items()
         }
         settings = {**settings, "format": Format(**parts)}
-    return Decoding(**settings)
+    try:
+        return Decoding(**settings)
+    except TypeError as error:
+        raise ConfigError(f"decoding: {error}; got {dict(settings)}") from None
 
 
 def _grid(settings: Mapping[str, Any]) -> Grid:
     parts = settings.get("grid", [])
     grids = [_product(part) for part in (parts if isinstance(parts, list) else [parts])]
-    named = {name: _flow(spec) for name, spec in _mapping_of(settings, "settings").items()}
+    named = {name: _flow(name, spec) for name, spec in _mapping_of(settings, "settings").items()}
     if named:
         grids.append(Grid.of(named))
     if not grids:
@@ -178,10 +181,7 @@ def _grid(settings: Mapping[str, Any]) -> Grid:
 
 
 def _product(part: Any) -> Grid:
-    factors = [
-        grid(intervention_class(name), **_mapping(name, axes or {}))
-        for name, axes in _mapping("grid", part).items()
-    ]
+    factors = [_factor(name, axes or {}) for name, axes in _mapping("grid", part).items()]
     if not factors:
         raise ConfigError("expected at least one intervention in each part of the grid")
     total = factors[0]
@@ -190,12 +190,24 @@ def _product(part: Any) -> Grid:
     return total
 
 
-def _flow(spec: Any) -> StepFlow:
+def _factor(name: str, axes: Any) -> Grid:
+    kind = intervention_class(name)
+    try:
+        return grid(kind, **_mapping(name, axes))
+    except TypeError as error:  # a value of another kind, such as 1e-3, which is text in YAML
+        raise ConfigError(f"{name}: {error}; got {axes!r}") from None
+
+
+def _flow(name: str, spec: Any) -> StepFlow:
     if isinstance(spec, str):
         if spec not in PRESETS:
             raise ConfigError(f"no preset {spec!r}: expected one of {list(PRESETS)}")
         preset: StepFlow = getattr(StepFlow, spec)()
         return preset
+    if not isinstance(spec, list):
+        raise ConfigError(
+            f"expected a preset or a list of interventions for {name!r}, got {spec!r}"
+        )
     return from_spec(spec)
 
 
@@ -211,6 +223,13 @@ def _strategy(spec: Any) -> Strategy:
     if name not in STRATEGIES:
         raise ConfigError(f"no strategy {name!r}: expected one of {list(STRATEGIES)}")
     return STRATEGIES[name](**settings)
+
+
+def _list(settings: Mapping[str, Any], key: str, default: list[Any]) -> list[Any]:
+    value = settings.get(key, default)
+    if not isinstance(value, list):
+        raise ConfigError(f"{key}: expected a list such as {default}, got {value!r}")
+    return value
 
 
 def _mapping_of(settings: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from stepflow_tl.reasoner import Problem, Reach, grade, make_problems
+from stepflow_tl.reasoner.world import LARGEST_DIFFICULTY
 from stepflow_tl.tasks.base import Grade, Item, Task
+
+_DIFFICULTIES = range(1, LARGEST_DIFFICULTY + 1)
 
 
 class _Worded(Task):
@@ -73,10 +76,20 @@ class WordProblems(_Worded):
         """Check the settings.
 
         Raises:
-            ValueError: There would be no problem.
+            TypeError: The difficulties are no whole numbers.
+            ValueError: There would be no problem, a difficulty comes twice, or there is none such.
         """
         for name in ("difficulties", "recall"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            given = getattr(self, name)
+            values = tuple(given) if isinstance(given, Iterable) else ()
+            if not isinstance(given, Iterable) or not all(isinstance(v, int) for v in values):
+                raise TypeError(f"expected {name} such as (16, 17), got {given!r}")
+            if len(set(values)) < len(values) or not set(values) <= set(_DIFFICULTIES):
+                raise ValueError(
+                    f"expected {name} to be different numbers from 1 to {_DIFFICULTIES[-1]}, "
+                    f"got {values}"
+                )
+            object.__setattr__(self, name, values)
         if self.n < 1 or not (self.difficulties or self.recall):
             raise ValueError(
                 f"expected n >= 1 and at least one difficulty, got n={self.n}, "
