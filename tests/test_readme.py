@@ -32,6 +32,7 @@ def test_a_format_of_ones_own_reads_a_transcript(qwen2, tokenizer):
 
 def test_the_commands_named_exist():
     commands = {info.callback.__name__ for info in cli.app.registered_commands}
+    commands |= {group.name for group in cli.app.registered_groups}
     named = re.search(r"`stepflow-tl (demo[ |a-z]*)`", README)
     assert named is not None
     assert set(named.group(1).split(" | ")) == commands
