@@ -57,7 +57,8 @@ class Options:
     @property
     def decoding(self) -> Decoding:
         """Greedy, cut at about a fifth more than the longest true response."""
-        return Decoding(max_new_tokens=130 if self.fast else 600, batch_size=80)
+        longest = max(*self.task.difficulties, *self.task.recall, 0)
+        return Decoding(max_new_tokens=40 + 28 * (longest + 1), batch_size=80)
 
     @property
     def store(self) -> Path:

@@ -16,7 +16,7 @@ NAMES = {
     "plain": Plain(),
     "chain-of-thought prompt": ChainOfThought(),
     "self-consistency, k = 4": SelfConsistency(k=4, temperature=0.7),
-    "thinking cut at 400": BudgetForcing(most=400),
+    "thinking prolonged to 450": BudgetForcing(least=450, wait=" So"),
 }
 
 
