@@ -68,8 +68,8 @@ class WordProblems(_Worded):
     """
 
     n: int = 50
-    difficulties: tuple[int, ...] = (16, 17, 18)
-    recall: tuple[int, ...] = ()
+    difficulties: Sequence[int] = (16, 17, 18)
+    recall: Sequence[int] = ()
     seed: int = 2026
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ class WordProblems(_Worded):
     @cached_property
     def groups(self) -> dict[str, list[Problem]]:  # type: ignore[override]
         """The problems of each group."""
-        families: tuple[tuple[tuple[int, ...], Reach, str], ...] = (
+        families: tuple[tuple[Sequence[int], Reach, str], ...] = (
             (self.difficulties, "start", ""),
             (self.recall, "any", ", recall"),
         )
