@@ -20,7 +20,7 @@ from stepflow_tl.version import versions
 # Settings under which the bundled reasoner fails at times: too many operations (it forgets or
 # misreads premises), or counts of just any earlier person to recall (it carries wrong values).
 PROBLEMS = "16 17 18 recall:6"
-FAST_PROBLEMS = "2 recall:2"
+FAST_PROBLEMS = "1 recall:3"
 SEED = 71
 
 
@@ -57,7 +57,8 @@ class Options:
     @property
     def decoding(self) -> Decoding:
         """Greedy, cut at about a fifth more than the longest true response."""
-        return Decoding(max_new_tokens=100 if self.fast else 600, batch_size=80)
+        longest = max(*self.task.difficulties, *self.task.recall, 0)
+        return Decoding(max_new_tokens=40 + 28 * (longest + 1), batch_size=120)
 
     @property
     def store(self) -> Path:
@@ -81,7 +82,7 @@ def options(
         name=name,
         model=given.model,
         problems=given.problems or (FAST_PROBLEMS if given.fast else problems),
-        n=given.n or (2 if given.fast else n),
+        n=given.n or (4 if given.fast else n),
         out=given.out,
         fast=given.fast,
         ray=given.ray,

@@ -10,7 +10,7 @@ from stepflow_tl.plots import figure_compute
 from stepflow_tl.statistics import proportion
 
 TEMPERATURE = 0.7  # of the votes; everything else is greedy
-LONGER = {"thinking >= 500": BudgetForcing(least=500, wait=" So")}
+LONGER = {"thinking prolonged to 450": BudgetForcing(least=450, wait=" So")}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -31,13 +31,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     common.publish(
         chosen,
         figure_error_kinds(table),
-        {"first errors of wrong answers": table},
+        {
+            "first errors of wrong answers": table,
+            published.THEIRS: published.CORRECTED_ERRORS,
+        },
         n=len(before),
         moved=_moves(before, after),
-        published={
-            "by": "Xu et al. 2026, not measured here",
-            "shares_of_corrected_errors": published.CORRECTED_ERRORS,
-        },
     )
 
 

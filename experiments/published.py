@@ -2,6 +2,8 @@
 
 import pandas as pd
 
+THEIRS = "Xu et al. 2026, other models and benchmarks: their numbers, not ours"
+
 MAIN = pd.DataFrame(
     [
         ("R1-Distill-7B", "AIME24", 54.0, 62.5),
@@ -40,10 +42,15 @@ COMPONENTS = pd.DataFrame(
 )
 """Accuracy in percent of GPT-OSS-20B medium, ablation of components."""
 
-LIVECODEBENCH_GAIN = {"easy": 3.4, "medium": 13.8, "hard": 14.2}
+GAIN_BY_DIFFICULTY = pd.DataFrame(
+    [("easy", 3.4), ("medium", 13.8), ("hard", 14.2)],
+    columns=["LiveCodeBench, GPT-OSS-20B medium", "gain"],
+)
 """Gain in points by difficulty."""
 
-CORRECTED_ERRORS = {"forgotten premise": 0.38, "arithmetic carried wrongly": 0.34}
+CORRECTED_ERRORS = pd.DataFrame(
+    [("forgotten premise", 38), ("arithmetic carried wrongly", 34)], columns=["kind", "percent"]
+)
 """Shares of the errors that StepFlow corrected."""
 
 

@@ -9,14 +9,14 @@ from stepflow_tl import OddsEqualBridge, StepMomentum, grid
 from stepflow_tl.plots import figure_strengths
 from stepflow_tl.sweep import settings_columns
 
-TAU_MAX = [0.0, 0.02, 0.05, 0.15, 0.3]
-ALPHA = [0.0, 0.03, 0.06, 0.2]
+TAU_MAX = [0.0, 0.05, 0.15, 0.3]
+ALPHA = [0.0, 0.06, 0.2]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the experiment, or go on with it."""
     chosen = common.options("strengths", __doc__, argv)
-    tau_max, alpha = (TAU_MAX[::3], ALPHA[::2]) if chosen.fast else (TAU_MAX, ALPHA)
+    tau_max, alpha = (TAU_MAX[::2], ALPHA[::2]) if chosen.fast else (TAU_MAX, ALPHA)
     rows = common.sweep(
         chosen, grid(OddsEqualBridge, tau_max=tau_max) * grid(StepMomentum, alpha=alpha)
     )

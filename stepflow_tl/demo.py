@@ -25,9 +25,10 @@ from stepflow_tl.plots import (
     figure_token_and_step_maps,
     save_figure,
 )
-from stepflow_tl.reasoner import Problem, Reach, Verdict, grade, make_problems
+from stepflow_tl.reasoner import Problem, Verdict, grade
 from stepflow_tl.saliency import step_saliency, token_saliency
 from stepflow_tl.statistics import PairedOutcome, compare_paired
+from stepflow_tl.tasks import WordProblems
 from stepflow_tl.trace import Trace
 from stepflow_tl.version import versions
 
@@ -57,19 +58,15 @@ class DemoSettings:
     batch_size: int = 50
     seed: int = 2026
 
-    def problem_sets(self) -> dict[str, list[Problem]]:
-        """The problems, by the name of their set."""
-        families: tuple[tuple[tuple[int, ...], Reach, str], ...] = (
-            (self.difficulties, "start", ""),
-            (self.recall_difficulties, "any", ", recall"),
+    @property
+    def task(self) -> WordProblems:
+        """The problems."""
+        return WordProblems(
+            n=self.per_set,
+            difficulties=self.difficulties,
+            recall=self.recall_difficulties,
+            seed=self.seed,
         )
-        return {
-            f"{difficulty}{suffix}": make_problems(
-                self.per_set, difficulty, seed=self.seed, split="test", reach=reach
-            )
-            for difficulties, reach, suffix in families
-            for difficulty in difficulties
-        }
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,7 @@ def run_demo(
 def solve(model: Any, settings: DemoSettings, *, progress: bool = False) -> list[Solved]:
     """Let the model solve the problems greedily, and grade it."""
     problems = [
-        (group, problem) for group, drawn in settings.problem_sets().items() for problem in drawn
+        (group, problem) for group, drawn in settings.task.groups.items() for problem in drawn
     ]
     traces = generate(
         model,

@@ -7,7 +7,7 @@ compared at equal compute.
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
@@ -116,7 +116,19 @@ class Strategy(ABC):
         """
         return
 
-    @abstractmethod
+    def prompt_of(self, question: str) -> str:
+        """What the model is asked."""
+        return question
+
+    def decoding_of(self, decoding: Decoding) -> Decoding:
+        """How this strategy decodes where others decode as given."""
+        return decoding
+
+    @property
+    def budget(self) -> ThinkingBudget | None:
+        """What it forces on the thinking."""
+        return None
+
     def solve(
         self,
         model: Any,
@@ -134,7 +146,27 @@ class Strategy(ABC):
             decoding: How to decode.
             seed: Same seed, same traces.
             same_answer: Whether two answers count as one in a vote.
+
+        Raises:
+            ValueError: The decoding or the model does not fit this strategy.
         """
+        self.check(decoding)
+        started = time.perf_counter()
+        traces = generate(
+            model,
+            [self.prompt_of(question) for question in questions],
+            samples=self.traces_per_answer,
+            seed=seed,
+            budget=self.budget,
+            **vars(self.decoding_of(decoding)),
+        )
+        seconds = (time.perf_counter() - started) / len(questions)
+        attempts = []
+        for first in range(0, len(traces), self.traces_per_answer):
+            votes = tuple(traces[first : first + self.traces_per_answer])
+            taken, tied = majority(votes, same_answer)
+            attempts.append(Attempt(trace=taken, traces=votes, tied=tied, seconds=seconds))
+        return attempts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,18 +174,6 @@ class Plain(Strategy):
     """Ask the question once."""
 
     name: ClassVar[str] = "plain"
-
-    def solve(
-        self,
-        model: Any,
-        questions: Sequence[str],
-        decoding: Decoding,
-        *,
-        seed: int,
-        same_answer: SameAnswer,
-    ) -> list[Attempt]:
-        """One trace per question."""
-        return _once(model, questions, decoding, seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,17 +187,9 @@ class ChainOfThought(Strategy):
     name: ClassVar[str] = "chain_of_thought"
     prompt: str = "Let's think step by step."
 
-    def solve(
-        self,
-        model: Any,
-        questions: Sequence[str],
-        decoding: Decoding,
-        *,
-        seed: int,
-        same_answer: SameAnswer,
-    ) -> list[Attempt]:
-        """One trace per question."""
-        return _once(model, [f"{q} {self.prompt}" for q in questions], decoding, seed)
+    def prompt_of(self, question: str) -> str:
+        """The question, and the prompt after it."""
+        return f"{question} {self.prompt}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +220,7 @@ class SelfConsistency(Strategy):
             raise ValueError(f"SelfConsistency: expected k >= 1, got {self.k}")
         if self.temperature is not None and not self.temperature > 0:
             raise ValueError(f"SelfConsistency: expected temperature > 0, got {self.temperature}")
-        self._decoding(Decoding(temperature=1.0))
+        self.decoding_of(Decoding(temperature=1.0))
         for name in ("temperature", "top_p"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, float(getattr(self, name)))
@@ -224,40 +236,17 @@ class SelfConsistency(Strategy):
 
     def check(self, decoding: Decoding, model: Any | None = None) -> None:
         """Refuse greedy decoding, under which all traces would be equal."""
-        if self._decoding(decoding).temperature == 0.0:
+        if self.decoding_of(decoding).temperature == 0.0:
             raise ValueError(
                 "SelfConsistency votes over samples, and greedy decoding makes them all equal; "
                 "expected SelfConsistency(temperature=...) or a decoding with temperature > 0"
             )
 
-    def _decoding(self, decoding: Decoding) -> Decoding:
+    def decoding_of(self, decoding: Decoding) -> Decoding:
+        """With its own temperature and top_p, where it has them."""
         temperature = decoding.temperature if self.temperature is None else self.temperature
         top_p = decoding.top_p if self.top_p is None else self.top_p
         return replace(decoding, temperature=temperature, top_p=top_p)
-
-    def solve(
-        self,
-        model: Any,
-        questions: Sequence[str],
-        decoding: Decoding,
-        *,
-        seed: int,
-        same_answer: SameAnswer,
-    ) -> list[Attempt]:
-        """K traces per question, and their majority.
-
-        Raises:
-            ValueError: The decoding is greedy, so that all traces would be equal.
-        """
-        self.check(decoding)
-        decoding = self._decoding(decoding)
-        traces, seconds = _traces(model, questions, decoding, seed, samples=self.k)
-        attempts = []
-        for i in range(len(questions)):
-            votes = traces[i * self.k : (i + 1) * self.k]
-            taken, tied = majority(votes, same_answer)
-            attempts.append(Attempt(trace=taken, traces=tuple(votes), tied=tied, seconds=seconds))
-        return attempts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,11 +270,12 @@ class BudgetForcing(Strategy):
         Raises:
             ValueError: They contradict each other, or force nothing.
         """
-        if self._budget == ThinkingBudget(wait=self.wait):
+        if self.budget == ThinkingBudget(wait=self.wait):
             raise ValueError("BudgetForcing: expected least >= 1 or most, got neither")
 
     @property
-    def _budget(self) -> ThinkingBudget:
+    def budget(self) -> ThinkingBudget:
+        """Its limits."""
         return ThinkingBudget(least=self.least, most=self.most, wait=self.wait)
 
     def check(self, decoding: Decoding, model: Any | None = None) -> None:
@@ -293,19 +283,7 @@ class BudgetForcing(Strategy):
         if model is not None:
             tokenizer = tokenizer_of(model)
             form = resolve_format(decoding.format, tokenizer)
-            self._budget.plan(tokenizer, form, end_token_ids(model))
-
-    def solve(
-        self,
-        model: Any,
-        questions: Sequence[str],
-        decoding: Decoding,
-        *,
-        seed: int,
-        same_answer: SameAnswer,
-    ) -> list[Attempt]:
-        """One trace per question."""
-        return _once(model, questions, decoding, seed, budget=self._budget)
+            self.budget.plan(tokenizer, form, end_token_ids(model))
 
 
 STRATEGIES: dict[str, type[Strategy]] = {
@@ -335,32 +313,3 @@ def majority(traces: Sequence[Trace], same_answer: SameAnswer) -> tuple[Trace, b
     most = max(len(camp) for camp in camps)
     largest = [camp for camp in camps if len(camp) == most]
     return largest[0][0], len(largest) > 1
-
-
-def _traces(
-    model: Any,
-    questions: Sequence[str],
-    decoding: Decoding,
-    seed: int,
-    *,
-    samples: int = 1,
-    budget: ThinkingBudget | None = None,
-) -> tuple[list[Trace], float]:
-    """The traces, and each question's share of the time."""
-    started = time.perf_counter()
-    traces = generate(
-        model, list(questions), samples=samples, seed=seed, budget=budget, **vars(decoding)
-    )
-    return traces, (time.perf_counter() - started) / len(questions)
-
-
-def _once(
-    model: Any,
-    questions: Sequence[str],
-    decoding: Decoding,
-    seed: int,
-    *,
-    budget: ThinkingBudget | None = None,
-) -> list[Attempt]:
-    traces, seconds = _traces(model, questions, decoding, seed, budget=budget)
-    return [Attempt(trace=trace, traces=(trace,), tied=False, seconds=seconds) for trace in traces]

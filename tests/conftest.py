@@ -1,5 +1,6 @@
 """Tiny models of real architectures, tokenizers that split where it hurts, and golden numbers."""
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -150,3 +151,9 @@ def golden_model() -> Iterator[Callable[[str], Any]]:
         return loaded[name]
 
     yield get
+
+
+@pytest.fixture
+def many_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For simulations: statsmodels' ``multipletests`` collects all garbage at every call."""
+    monkeypatch.setattr(gc, "collect", lambda generation=2: 0)

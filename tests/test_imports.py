@@ -26,7 +26,7 @@ ROOMS = [
     {"tasks"},
     {"sweep"},
     {"plots"},
-    {"report"},
+    {"report", "notebook"},
     {"reasoner"},
     {"demo"},
     {"cli"},

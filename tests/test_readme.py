@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import matplotlib as mpl
+import pytest
 from matplotlib import pyplot as plt
 
 from stepflow_tl import cli
+from stepflow_tl.sweep import read_config
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -32,6 +34,31 @@ def test_a_format_of_ones_own_reads_a_transcript(qwen2, tokenizer):
 
 def test_the_commands_named_exist():
     commands = {info.callback.__name__ for info in cli.app.registered_commands}
+    commands |= {group.name for group in cli.app.registered_groups}
     named = re.search(r"`stepflow-tl (demo[ |a-z]*)`", README)
     assert named is not None
     assert set(named.group(1).split(" | ")) == commands
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")  # beartype takes 0 for no float
+def test_the_sweep_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    block = next(block for block in BLOCKS if "Sweep(" in block)
+    small = block.replace("n=50, difficulties=(16, 17, 18), recall=(6,)", "n=1, difficulties=(1,)")
+    assert small != block
+    names: dict[str, object] = {}
+    exec(small, names)
+    assert set(names["rows"]["setting"]) >= {"baseline", "paper", "digest"}
+    assert names["trace"].response == names["rows"]["response"].iloc[0]
+    assert "McNemar exact" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_configuration_is_understood(tmp_path):
+    (block,) = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "sweep.yaml").write_text(block)
+    sweep = read_config(tmp_path / "sweep.yaml")
+    labels = [arm.label for arm in sweep.arms]
+    assert len(sweep.task.items) == 200
+    assert {"baseline", "paper", "digest", "self_consistency(k=4, temperature=0.7)"} <= set(labels)

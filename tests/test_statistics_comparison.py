@@ -140,6 +140,7 @@ def test_what_cannot_be_compared_is_refused(single):
     refused(single.assign(group="all"), "other than 'all'", by="group")
 
 
+@pytest.mark.usefixtures("many_tables")
 def test_holm_keeps_the_familys_error_rate():
     """Four arms that do nothing, two answers each: how often is any found to differ?"""
     generator = np.random.default_rng(0)

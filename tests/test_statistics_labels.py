@@ -48,6 +48,7 @@ def test_difference_within_strata_is_the_textbooks():
     assert result.difference[0] == pytest.approx(weights @ [-3.0, -4.0] / weights.sum())
 
 
+@pytest.mark.usefixtures("many_tables")
 def test_difficulty_that_drives_both_is_no_effect_within_strata():
     """Hard problems have larger figures and fail more often; within a level nothing relates."""
     generator = np.random.default_rng(0)
@@ -72,6 +73,7 @@ def test_an_effect_within_strata_is_found():
     assert result.difference[0] == pytest.approx(-1.0, abs=0.5)
 
 
+@pytest.mark.usefixtures("many_tables")
 def test_several_traces_of_a_problem_do_not_count_as_many_problems():
     """Problems have values and chances of their own, unrelated to each other."""
     generator = np.random.default_rng(0)
@@ -86,6 +88,7 @@ def test_several_traces_of_a_problem_do_not_count_as_many_problems():
     assert np.mean(np.array(naive) <= 0.05) > 0.15
 
 
+@pytest.mark.usefixtures("many_tables")
 def test_layers_of_a_figure_are_corrected_together():
     """Twelve related layers without effect: the largest |t| corrects less than Holm does."""
     generator = np.random.default_rng(0)

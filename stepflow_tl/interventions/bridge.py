@@ -89,8 +89,9 @@ def equalise_odds(
 
     def ratio(new: Tensor, old: Tensor) -> Tensor:  # 1, with a finite gradient, where unchanged
         one = torch.ones_like(old)
-        kept = torch.where(changed, new, one) / torch.where(changed, old, one)
-        return kept[..., None]
+        new, old = torch.where(changed, new, one), torch.where(changed, old, one)
+        # The gradient goes through log(old): that of 1 / old overflows where old is below 1e-19.
+        return (new / old.detach() * torch.exp(old.detach().log() - old.log()))[..., None]
 
     on_b, on_s = ratio(target, on_bridge), ratio(available - target, on_current)
     factor = torch.where(bridge, on_b, torch.where(current, on_s, torch.ones_like(on_s)))

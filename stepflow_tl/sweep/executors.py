@@ -99,11 +99,12 @@ class RayExecutor:
             return
         started = not ray.is_initialized()
         if started:
+            # "local", as None would join whatever cluster happens to run on this machine
+            own = {"address": "local", "include_dashboard": False}
             ray.init(
-                address=self.address,
                 log_to_driver=False,
                 logging_level="error",
-                **({} if self.address else {"include_dashboard": False}),
+                **({"address": self.address} if self.address else own),
             )
         running: list[Any] = []
         try:

@@ -45,7 +45,8 @@ class Grid:
 
         Raises:
             TypeError: A value is no StepFlow.
-            ValueError: There is none, or the name "baseline" is given to one that intervenes.
+            ValueError: There is none, two are equal, or the name "baseline" is given to one that
+                intervenes.
         """
         settings = []
         for label, flow in flows.items():
@@ -58,7 +59,11 @@ class Grid:
                     f"other; got {label!r} for {flow!r}"
                 )
             settings.append(Setting(label, active))
-        return cls(_distinct(settings))
+        distinct = _distinct(settings)
+        if len(distinct) < len(settings):
+            twice = sorted({setting.label for setting in settings} - {s.label for s in distinct})
+            raise ValueError(f"{twice} are the same settings as others of {list(flows)}")
+        return cls(distinct)
 
     def __mul__(self, other: Grid) -> Grid:
         """Every setting of one together with every setting of the other."""
@@ -191,6 +196,11 @@ def _setting(interventions: Iterable[Intervention]) -> Setting:
     return Setting(" + ".join(map(_label, flow.interventions)) or BASELINE, flow)
 
 
+def _is_named(setting: Setting) -> bool:
+    """Whether its label was given, and not made of its interventions."""
+    return setting.label != _setting(setting.flow.interventions).label
+
+
 def _label(item: Intervention) -> str:
     """Layers and strength always, other settings where they are not the default."""
     _, strength, *others = fields(item)
@@ -200,14 +210,16 @@ def _label(item: Intervention) -> str:
 
 
 def _distinct(settings: Iterable[Setting]) -> tuple[Setting, ...]:
-    """Each flow once, under its first label.
+    """Each flow once, under the first label that it was given, or the one it has by itself.
 
     Raises:
         ValueError: One label stands for two flows.
     """
     by_flow: dict[str, Setting] = {}
     for setting in settings:  # by its spec: layers=1 and layers=1.0 are equal in Python only
-        by_flow.setdefault(json.dumps(to_spec(setting.flow)), setting)
+        spec = json.dumps(to_spec(setting.flow))
+        if spec not in by_flow or (not _is_named(by_flow[spec]) and _is_named(setting)):
+            by_flow[spec] = setting
     labels: set[str] = set()
     for setting in by_flow.values():
         if setting.label in labels:

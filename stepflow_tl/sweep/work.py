@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
+
 from stepflow_tl.formats import Format
 from stepflow_tl.interventions import InterventionWarning
 from stepflow_tl.strategies import Attempt, Decoding
@@ -84,7 +86,9 @@ def _outcome(task: Task, cell: Cell, attempt: Attempt, extra_forwards: float) ->
     }
 
 
-def trace_of(model: Any, row: Mapping[str, Any], *, format: str | Format = "auto") -> Trace:
+def trace_of(
+    model: Any, row: pd.Series | Mapping[str, Any], *, format: str | Format = "auto"
+) -> Trace:
     """The trace of a row, token by token: what Step-Saliency reads.
 
     Args:

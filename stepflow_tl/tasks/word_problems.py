@@ -21,12 +21,24 @@ class _Worded(Task):
 
     @cached_property
     def items(self) -> tuple[Item, ...]:
-        """The questions, group by group."""
-        return tuple(
+        """The questions, group by group.
+
+        Raises:
+            ValueError: Two groups share a question.
+        """
+        items = tuple(
             Item.of(problem.question, group)
             for group, problems in self.groups.items()
             for problem in problems
         )
+        seen: dict[str, str] = {}
+        for item in items:
+            if seen.setdefault(item.question, item.group) != item.group:
+                raise ValueError(
+                    f"expected each problem in one group, but groups {seen[item.question]!r} and "
+                    f"{item.group!r} share one: {item.question[:60]!r}..."
+                )
+        return items
 
     @cached_property
     def _problems(self) -> dict[str, Problem]:
@@ -56,8 +68,8 @@ class WordProblems(_Worded):
     """
 
     n: int = 50
-    difficulties: tuple[int, ...] = (16, 17, 18)
-    recall: tuple[int, ...] = ()
+    difficulties: Sequence[int] = (16, 17, 18)
+    recall: Sequence[int] = ()
     seed: int = 2026
 
     def __post_init__(self) -> None:
@@ -87,7 +99,7 @@ class WordProblems(_Worded):
     @cached_property
     def groups(self) -> dict[str, list[Problem]]:  # type: ignore[override]
         """The problems of each group."""
-        families: tuple[tuple[tuple[int, ...], Reach, str], ...] = (
+        families: tuple[tuple[Sequence[int], Reach, str], ...] = (
             (self.difficulties, "start", ""),
             (self.recall, "any", ", recall"),
         )

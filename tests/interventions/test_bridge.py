@@ -222,6 +222,21 @@ def test_the_authors_logit_shift_is_the_same_map() -> None:
     torch.testing.assert_close(result.pattern.flatten(), (logits + shift).softmax(-1))
 
 
+@pytest.mark.parametrize("mass", [1e-12, 1e-20, 1e-26])
+def test_gradients_through_a_nearly_empty_bridge_are_those_of_wider_floats(mass: float) -> None:
+    """1 / mass squared is past float32, but what reaches Step-Saliency, A x dL/dA, is not."""
+    products = []
+    for dtype in (torch.float32, torch.float64):
+        row = torch.tensor([mass, 3 * mass, 0.4, 0.6], dtype=dtype, requires_grad=True)
+        result = equalise_odds(row.view(1, 1, 1, -1), groups("BBSS"), tau_max=0.5)
+        (
+            result.pattern.flatten() * torch.tensor([1.0, 2.0, 3.0, 5.0], dtype=dtype)
+        ).sum().backward()
+        products.append((row.detach() * row.grad).double())
+    assert products[0].isfinite().all()
+    torch.testing.assert_close(*products, rtol=1e-5, atol=1e-6)
+
+
 def test_gradients_are_finite_and_pass_rows_left_alone() -> None:
     pattern = torch.tensor([[0.1, 0.9], [0.0, 1.0], [0.9, 0.1], [0.0, 0.0]]).view(1, 1, 4, 2)
     pattern.requires_grad_()

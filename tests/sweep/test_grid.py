@@ -79,14 +79,19 @@ def test_a_sum_holds_both_and_none_twice():
     ]
 
 
-def test_an_equal_setting_keeps_its_first_label():
+def test_an_equal_setting_keeps_the_name_it_was_given():
     named = Grid.of({"paper": StepFlow.paper()})
     again = grid(OddsEqualBridge) * grid(StepMomentum)
-    assert labels(named + again) == ["paper"]
-    assert labels(again + named) == labels(again)
+    assert labels(named + again) == labels(again + named) == ["paper"]
+    assert labels(named + Grid.of({"theirs": StepFlow.paper()})) == ["paper"]
     assert labels(grid(OddsEqualBridge, tau_max=[1, 1.0])) == [
         "OddsEqualBridge(tau_max=1, layers=shallow)"
     ]
+
+
+def test_two_names_for_one_setting_are_refused():
+    with pytest.raises(ValueError, match=r"\['again'\] are the same settings as others of"):
+        Grid.of({"paper": StepFlow.paper(), "again": StepFlow.paper()})
 
 
 def test_layers_that_python_thinks_equal_are_different_settings():

@@ -137,6 +137,23 @@ def test_a_model_given_as_an_object_cannot_travel(tiny_model, tmp_path):
     assert len(Store(tmp_path / "s.sqlite").to_dataframe()) == 0
 
 
+def test_without_an_address_no_other_cluster_of_this_machine_is_joined(
+    folder, tmp_path, monkeypatch
+):
+    ray = pytest.importorskip("ray")
+    asked = {}
+
+    def init(**settings):
+        asked.update(settings)
+        raise RuntimeError("far enough")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(RuntimeError, match="far enough"):
+        small(folder).run(tmp_path / "s.sqlite", executor=RayExecutor())
+    assert asked["address"] == "local"
+
+
 def test_without_ray_the_extra_is_named(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"pip install 'stepflow-tl\[ray\]'"):
