@@ -26,6 +26,7 @@ from stepflow_tl.sweep import (
     resume,
     status,
 )
+from stepflow_tl.sweep.config import PRESETS
 from stepflow_tl.tasks import WordProblems
 
 # A file says [16, 17] and 1, which annotations of tuples and floats do not admit.
@@ -95,6 +96,14 @@ def test_little_need_be_said(written):
     sweep = read_config(written("problems: {n: 1}\nsettings: {release: release}"))
     assert [arm.label for arm in sweep.arms] == ["baseline", "release"]
     assert sweep == Sweep(WordProblems(n=1), type(GRID).of({"release": StepFlow.release()}))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_named_and_made_again(written, name):
+    sweep = read_config(written(f"problems: {{n: 1}}\nsettings: {{mine: {name}}}"))
+    assert sweep.arms[1].setting.flow == getattr(StepFlow, name)()
+    again = read_config(written(yaml.safe_dump(sweep.describe(), sort_keys=False)))
+    assert again == sweep
 
 
 def test_what_a_sweep_describes_makes_it_again(written):
