@@ -36,7 +36,7 @@ class _Worded(Task):
             if seen.setdefault(item.question, item.group) != item.group:
                 raise ValueError(
                     f"expected each problem in one group, but groups {seen[item.question]!r} and "
-                    f"{item.group!r} share one: {item.question[:60]!r}..."
+                    f"{item.group!r} share one that begins {item.question[:60]!r}"
                 )
         return items
 

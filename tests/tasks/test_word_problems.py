@@ -115,3 +115,10 @@ def test_word_problems_are_frozen(unchecked):
 def test_bad_tasks_are_explained(make, error, message, unchecked):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_groups_that_share_a_question_are_refused():
+    """Short chains are drawn alike whether any count may be added later, or the first only."""
+    both = WordProblems(n=50, difficulties=(1,), recall=(1,))
+    with pytest.raises(ValueError, match=r"groups '1' and '1, recall' share one that begins 'How"):
+        assert both.items
