@@ -17,6 +17,9 @@ from stepflow_tl.sweep.cells import Batch
 from stepflow_tl.sweep.work import Row, solve_batch
 from stepflow_tl.tasks import Task
 
+_RETRIES = 20
+"""How often a batch is run again whose worker or node was lost; then it may be the batch's fault."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -108,11 +111,10 @@ class RayExecutor:
             )
         running: list[Any] = []
         try:
-            # max_retries=-1: Ray runs what a lost worker or node had, as often as it takes
             remote = ray.remote(
                 num_cpus=self.cpus,
                 num_gpus=self.gpus,
-                max_retries=-1,
+                max_retries=_RETRIES,
                 scheduling_strategy="SPREAD",
             )(_on_a_worker)
             shared = ray.put(Job(None, job.name, job.dtype, job.task, job.decoding, job.identity))
