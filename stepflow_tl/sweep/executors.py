@@ -18,7 +18,7 @@ from stepflow_tl.sweep.work import Row, solve_batch
 from stepflow_tl.tasks import Task
 
 _RETRIES = 20
-"""How often a batch is run again whose worker or node was lost; then it may be the batch's fault."""
+"""How often a batch runs again whose worker or node was lost; then it may be the batch itself."""
 
 
 @dataclass(frozen=True)
