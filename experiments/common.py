@@ -58,7 +58,7 @@ class Options:
     def decoding(self) -> Decoding:
         """Greedy, cut at about a fifth more than the longest true response."""
         longest = max(*self.task.difficulties, *self.task.recall, 0)
-        return Decoding(max_new_tokens=40 + 28 * (longest + 1), batch_size=120)
+        return Decoding(max_new_tokens=40 + 28 * (longest + 1), batch_size=40)
 
     @property
     def store(self) -> Path:
