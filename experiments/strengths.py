@@ -10,7 +10,7 @@ from stepflow_tl.plots import figure_strengths
 from stepflow_tl.sweep import settings_columns
 
 TAU_MAX = [0.0, 0.05, 0.15, 0.3]
-ALPHA = [0.0, 0.06, 0.2]
+ALPHA = [0.0, 0.06, 0.2, 1.0]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
