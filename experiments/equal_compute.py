@@ -46,7 +46,7 @@ def costs(rows: pd.DataFrame) -> pd.DataFrame:
         lines.append(
             {
                 "arm": arm,
-                "family": str(arm).partition(", k")[0],
+                "family": "StepFlow" if "StepFlow" in str(arm) else str(arm).partition(", k")[0],
                 "compute": mine["forward_passes"].mean() / base,
                 "accuracy": accuracy,
                 "accuracy_low": low,
