@@ -68,8 +68,8 @@ def test_what_they_quote_from_the_readme_stands_there():
     saliency, flow, sweep = ("".join(map(source, cells(path))) for path in NOTEBOOKS)
     assert f"{before} before, {after} after, exact McNemar p = {p}" in flow
     assert f"the README's {fixed} fixed, {broken} broken of 250" in sweep
-    assert "42 of each" in readme
-    assert "With 42 traces of each" in saliency
+    assert "31 of each" in readme
+    assert "With 31 traces of each" in saliency
 
 
 @pytest.fixture

@@ -182,7 +182,6 @@ def figure_repair_effect(
             2,
             figsize=(10.4, 0.7 + 3.0 * len(figures)),
             gridspec_kw={"width_ratios": [1.25, 1]},
-            sharex="col",
             squeeze=False,
         )
         for (left, right), key in zip(axes, figures, strict=True):
