@@ -27,14 +27,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     repaired = common.sweep(chosen, {"StepFlow": StepFlow.paper()}, strategy=both)
     parts.append(repaired[repaired["setting"] == "StepFlow"])
     rows = pd.concat(parts, ignore_index=True)
-    rows["arm"] = rows["strategy"].map(names)
-    repaired_rows = rows["setting"] == "StepFlow"
-    rows.loc[repaired_rows, "arm"] = rows["arm"].replace("plain", "").add(" + StepFlow")
-    rows["arm"] = rows["arm"].str.removeprefix(" + ").replace("plain", "baseline")
+    rows["arm"] = [
+        _arm(names[strategy], setting)
+        for strategy, setting in zip(rows["strategy"], rows["setting"], strict=True)
+    ]
     table = common.over_all(common.compare_by_group(rows))
     common.publish(
         chosen, figure_compute(costs(rows)), {"cost": costs(rows), "against the baseline": table}
     )
+
+
+def _arm(strategy: str, setting: str) -> str:
+    """The strategy's name and the setting's; plain ones go without saying."""
+    named = [name for name in (strategy, setting) if name not in ("plain", "baseline")]
+    return " + ".join(named) or "baseline"
 
 
 def costs(rows: pd.DataFrame) -> pd.DataFrame:
