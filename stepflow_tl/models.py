@@ -1,7 +1,8 @@
-"""Loading models, and all that differs between TransformerLens's model classes.
+"""Loading models, and all that differs between the model classes.
 
 This is the one place that knows the hook names and shapes of `TransformerBridge` (3.x, 4.x) and
-`HookedTransformer` (3.x). Everything else asks here:
+`HookedTransformer` (3.x), and where a plain Hugging Face model keeps the same. Everything else
+asks here:
 
 ==================== ============================= =============================================
 hook                 shape                         note
@@ -31,6 +32,13 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from stepflow_tl.huggingface import (
+    attention_module,
+    decoder_layers,
+    huggingface_model,
+    is_huggingface,
+    text_config,
+)
 from stepflow_tl.reasoner import WEIGHTS
 
 SiteName = Literal[
@@ -109,7 +117,10 @@ def load_model(
 
 def model_name(model: Any) -> str:
     """Name of a model, for records: the last part of a local folder's path."""
-    name = str(getattr(model.cfg, "model_name", "unknown"))
+    if is_huggingface(model):
+        name = str(model.name_or_path or type(model).__name__)
+    else:
+        name = str(getattr(model.cfg, "model_name", "unknown"))
     if Path(name) == WEIGHTS:
         return "reasoner"
     return Path(name).name if Path(name).is_dir() else name
@@ -127,6 +138,8 @@ def weights_hash(model: Any) -> str:
 
 def n_layers(model: Any) -> int:
     """Number of layers."""
+    if is_huggingface(model):
+        return int(text_config(model).num_hidden_layers)
     return int(model.cfg.n_layers)
 
 
@@ -143,12 +156,12 @@ def tokenizer_of(model: Any) -> Any:
 
 def attention_window(model: Any, layer: int) -> int | None:
     """Number of keys a query of this layer sees at most, its own included; None for all."""
-    config = getattr(getattr(model, "original_model", None), "config", None)
-    if config is None:
+    original = huggingface_model(model)
+    if original is None:
         types = getattr(model.cfg, "attn_types", None)
         local = types is not None and types[layer] == "local"
         return int(model.cfg.window_size) if local else None
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    config = text_config(original)
     window = getattr(config, "sliding_window", None)
     if window is None or getattr(config, "use_sliding_window", True) is False:
         return None
@@ -181,12 +194,14 @@ def heads_to_residual(
     model: Any, layer: int, z: Float[Tensor, "rows head d_head"]
 ) -> Float[Tensor, "rows d_model"]:
     """What per-head outputs add to the residual stream: z W_O, summed over heads, no bias."""
-    attention = model.blocks[layer].attn
-    original = getattr(attention, "original_component", None)
-    if original is None:
-        weight: Tensor = attention.W_O
-        return torch.einsum("rhd,hdm->rm", z.to(weight.dtype), weight)
-    projection = getattr(attention.o, "original_component", attention.o)
+    if is_huggingface(model):
+        projection = attention_module(decoder_layers(model)[layer]).o_proj
+    else:
+        attention = model.blocks[layer].attn
+        if getattr(attention, "original_component", None) is None:
+            weight: Tensor = attention.W_O
+            return torch.einsum("rhd,hdm->rm", z.to(weight.dtype), weight)
+        projection = getattr(attention.o, "original_component", attention.o)
     flat = z.flatten(1)
     dtype = getattr(getattr(projection, "weight", None), "dtype", flat.dtype)
     flat = flat.to(dtype) if dtype.is_floating_point else flat
@@ -289,7 +304,7 @@ def only_hooks(model: Any, hooks: Sequence[tuple[str, Callable[..., Any]]]) -> I
 
 def embedding_module(model: Any) -> nn.Module:
     """The module that token ids enter first."""
-    module: nn.Module = model.embed
+    module: nn.Module = model.get_input_embeddings() if is_huggingface(model) else model.embed
     return module
 
 

@@ -12,7 +12,7 @@ import stepflow_tl
 
 PACKAGE = Path(stepflow_tl.__file__).parent
 ROOMS = [
-    {"version", "files", "layers"},
+    {"version", "files", "layers", "huggingface"},
     {"formats"},
     {"reading", "budget"},
     {"trace"},
