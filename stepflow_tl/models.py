@@ -143,6 +143,13 @@ def n_layers(model: Any) -> int:
     return int(model.cfg.n_layers)
 
 
+def n_heads(model: Any) -> int:
+    """Number of query heads of a layer."""
+    if is_huggingface(model):
+        return int(text_config(model).num_attention_heads)
+    return int(model.cfg.n_heads)
+
+
 def tokenizer_of(model: Any) -> Any:
     """The model's tokenizer.
 
@@ -300,6 +307,23 @@ def only_hooks(model: Any, hooks: Sequence[tuple[str, Callable[..., Any]]]) -> I
     finally:
         for module, name, held in aside:
             setattr(module, name, held)
+
+
+def hooks_on(model: Any) -> list[str]:
+    """Names of the hook points that carry hooks, and "embed" for a tracker; none on a plain model.
+
+    Hooks on other modules than TransformerLens's hook points and the embedding are not seen.
+    """
+    if is_huggingface(model):
+        return []
+    names = {id(point): name for name, point in reversed(model.hook_dict.items())}
+    points = {id(point): point for point in model.hook_dict.values()}
+    found = [
+        names[i]
+        for i, point in points.items()
+        if any(getattr(point, hooks) for hooks in _HOOK_DICTS)
+    ]
+    return found + (["embed"] if embedding_module(model)._forward_pre_hooks else [])
 
 
 def embedding_module(model: Any) -> nn.Module:

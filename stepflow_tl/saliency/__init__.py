@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -9,16 +10,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stepflow_tl.layers import LayerSpec, resolve_layers
-from stepflow_tl.models import model_name, n_layers
-from stepflow_tl.saliency.hooked import hooked_scores
+from stepflow_tl.models import model_name, n_heads, n_layers
+from stepflow_tl.saliency.backends import Backend, plan, score
+from stepflow_tl.saliency.collect import Collector, StepSums, TokenMaps
 from stepflow_tl.saliency.jacobian import jacobian_scores
 from stepflow_tl.saliency.maps import StepMap, StepMapError
 from stepflow_tl.saliency.pooling import Diagonal, Pool, StepPooler
-from stepflow_tl.saliency.rules import Objective, Rule, TokenRule, check_choice
+from stepflow_tl.saliency.rules import Objective, Rule, TokenRule, check_choice, objective_weights
+from stepflow_tl.saliency.workfile import WorkFileError
 from stepflow_tl.trace import Trace
 from stepflow_tl.version import __version__
 
 __all__ = [
+    "Backend",
     "Diagonal",
     "Objective",
     "Pool",
@@ -26,6 +30,7 @@ __all__ = [
     "StepMap",
     "StepMapError",
     "StepPooler",
+    "WorkFileError",
     "step_saliency",
     "token_saliency",
 ]
@@ -41,6 +46,11 @@ def step_saliency(
     diagonal: Diagonal = "causal",
     layers: LayerSpec = "all",
     per_head: bool = False,
+    backend: Backend = "auto",
+    chunk: int | None = None,
+    checkpointing: bool = False,
+    work_file: str | Path | None = None,
+    progress: bool = False,
 ) -> StepMap:
     """Step-to-step saliency of a trace (paper section 3, Eqs. 1 and 2).
 
@@ -53,12 +63,13 @@ def step_saliency(
     "jacobian" see `stepflow_tl.saliency.jacobian`.
 
     Args:
-        model: A `TransformerBridge` or `HookedTransformer`.
+        model: A `TransformerBridge` or `HookedTransformer`; for the fused backend also a plain
+            Hugging Face decoder.
         trace: The trace; its own tokens are run, nothing is encoded again.
         rule: "attention_x_gradient" |A G|, "signed" A G, "gradient" |G|, "attention" A; or
             "jacobian", how the logits of a step change with the hidden states of another (the
             digest's variant; it knows neither heads nor losses, and leaves no choice of
-            `objective`, `pool` and `diagonal`).
+            `objective`, `pool`, `diagonal`, nor of how it is computed).
         objective: "token", the paper's L_t for each row; or one loss: the mean over "sequence"
             (the authors' code), "summary" or "answer".
         pool: "mean" over a block (paper), or its "sum".
@@ -66,6 +77,20 @@ def step_saliency(
             included (the authors' code).
         layers: Layers to map.
         per_head: Keep the heads apart.
+        backend: "hooks": through TransformerLens's hook points, on any model and under any hooks,
+            with every pattern in memory. "fused": inside the attention of a Hugging Face decoder,
+            which keeps no pattern; refused under hooks and where attention is of another kind.
+            "auto": "fused" from 1,024 tokens on where it can, else "hooks". The map's
+            ``settings["backend"]`` says which it was.
+        chunk: Queries that are scored together, for "token" (or "attention" alone), whose rows are
+            independent given earlier keys and values: memory grows with the chunk, hardly with
+            the trace. None: 512 for "fused"; for "hooks" what keeps the patterns of a chunk
+            within half a gigabyte, but the whole trace where hooks are attached.
+        checkpointing: Keep only each layer's input and run the layer again in the backward pass,
+            for "fused" and one loss.
+        work_file: A file to write the scores to while they are computed. A run that was stopped
+            goes on with it at the chunk where it stopped (for one loss: begins anew).
+        progress: Show a progress bar.
 
     Returns:
         The map, scores [layer, query_step, key_step], or with `per_head` [layer, head, query_step,
@@ -73,8 +98,9 @@ def step_saliency(
         not.
 
     Raises:
-        ValueError: A setting is unknown or means nothing to the rule, the trace has no step, or no
-            token to predict.
+        ValueError: A setting is unknown or means nothing to the rule or the backend, the backend
+            cannot score the model, the trace has no step, or no token to predict.
+        WorkFileError: The work file is of another run, or no work file.
         FloatingPointError: A score is NaN or infinite; the layer is named.
     """
     for name, value, choices in (
@@ -82,28 +108,46 @@ def step_saliency(
         ("objective", objective, Objective),
         ("pool", pool, Pool),
         ("diagonal", diagonal, Diagonal),
+        ("backend", backend, Backend),
     ):
         check_choice(name, value, choices)
     if not trace.steps:
         raise ValueError(f"step_saliency needs at least one step, got {trace!r}")
     wanted = resolve_layers(layers, n_layers(model))
-    maps: dict[int, Tensor] = {}
     made: dict[str, Any] = {"rule": rule}
     if rule == "jacobian":
-        _refuse_token_settings(objective, pool, diagonal, per_head)
+        _refuse_token_settings(
+            objective=(objective, "token"),
+            pool=(pool, "mean"),
+            diagonal=(diagonal, "causal"),
+            per_head=(per_head, False),
+            backend=(backend, "auto"),
+            chunk=(chunk, None),
+            checkpointing=(checkpointing, False),
+            work_file=(work_file, None),
+        )
         made["normalized"] = "row"
-        for layer, scores in jacobian_scores(model, trace, wanted).items():
-            maps[layer] = _finite(scores.cpu(), layer)
+        scores = jacobian_scores(model, trace, wanted)
     else:
-        made |= {"objective": objective, "pool": pool, "diagonal": diagonal}
+        sums, used = _collect(
+            StepSums,
+            model,
+            trace,
+            wanted,
+            rule=rule,
+            objective=objective,
+            per_head=per_head,
+            backend=backend,
+            chunk=chunk,
+            checkpointing=checkpointing,
+            work_file=work_file,
+            progress=progress,
+        )
+        made |= {"objective": objective, "pool": pool, "diagonal": diagonal, "backend": used}
         pooler = StepPooler(trace.step_of_token, len(trace.steps), pool, diagonal)
-
-        def sink(layer: int, scores: Float[Tensor, "head query key"]) -> None:
-            maps[layer] = _finite(pooler(scores if per_head else scores.mean(0)).cpu(), layer)
-
-        hooked_scores(model, trace, rule=rule, objective=objective, layers=wanted, sink=sink)
+        scores = {layer: pooler.of_sums(sums.result(layer)) for layer in wanted}
     return StepMap(
-        scores=torch.stack([maps[layer] for layer in wanted]),
+        scores=torch.stack([_finite(scores[layer].cpu(), layer) for layer in wanted]),
         layers=wanted,
         n_layers=n_layers(model),
         steps=trace.steps,
@@ -124,6 +168,9 @@ def token_saliency(
     objective: Objective = "token",
     layers: LayerSpec = "all",
     per_head: bool = False,
+    backend: Backend = "auto",
+    chunk: int | None = None,
+    checkpointing: bool = False,
 ) -> Float[Tensor, "layer *head query key"]:
     """Token-to-token saliency (Eq. 1), unpooled: memory grows with the square of the trace.
 
@@ -139,26 +186,74 @@ def token_saliency(
         )
     check_choice("rule", rule, TokenRule)
     check_choice("objective", objective, Objective)
+    check_choice("backend", backend, Backend)
     wanted = resolve_layers(layers, n_layers(model))
-    maps: dict[int, Tensor] = {}
+    maps, _ = _collect(
+        TokenMaps,
+        model,
+        trace,
+        wanted,
+        rule=rule,
+        objective=objective,
+        per_head=per_head,
+        backend=backend,
+        chunk=chunk,
+        checkpointing=checkpointing,
+    )
+    return torch.stack([_finite(maps.result(layer), layer) for layer in wanted])
 
-    def sink(layer: int, scores: Float[Tensor, "head query key"]) -> None:
-        maps[layer] = _finite((scores if per_head else scores.mean(0)).cpu(), layer)
 
-    hooked_scores(model, trace, rule=rule, objective=objective, layers=wanted, sink=sink)
-    return torch.stack([maps[layer] for layer in wanted])
+def _collect(
+    kind: type[Collector],
+    model: Any,
+    trace: Trace,
+    layers: tuple[int, ...],
+    *,
+    rule: TokenRule,
+    objective: Objective,
+    per_head: bool,
+    backend: Backend,
+    chunk: int | None,
+    checkpointing: bool,
+    work_file: str | Path | None = None,
+    progress: bool = False,
+) -> tuple[Collector, str]:
+    """The collected scores of some layers, and the backend that was used."""
+    objective_weights(trace, objective)  # refuses a trace without the tokens it needs
+    parameter = next(model.parameters())
+    collector = kind(
+        trace,
+        layers,
+        heads=n_heads(model),
+        per_head=per_head,
+        dtype=torch.float64 if parameter.dtype == torch.float64 else torch.float32,
+        device="cpu" if kind is TokenMaps else parameter.device,
+    )
+    how = plan(
+        model,
+        trace,
+        rule=rule,
+        objective=objective,
+        backend=backend,
+        chunk=chunk,
+        checkpointing=checkpointing,
+    )
+    score(
+        model,
+        trace,
+        collector,
+        how,
+        rule=rule,
+        objective=objective,
+        work_file=work_file,
+        progress=progress,
+    )
+    return collector, how.backend
 
 
-def _refuse_token_settings(
-    objective: Objective, pool: Pool, diagonal: Diagonal, per_head: bool
-) -> None:
+def _refuse_token_settings(**settings: tuple[Any, Any]) -> None:
     """The Jacobian knows no heads, no loss and no token scores to pool."""
-    for name, value, default in (
-        ("objective", objective, "token"),
-        ("pool", pool, "mean"),
-        ("diagonal", diagonal, "causal"),
-        ("per_head", per_head, False),
-    ):
+    for name, (value, default) in settings.items():
         if value != default:
             raise ValueError(
                 f"{name} means nothing to rule='jacobian', which differentiates logits by whole "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,11 +13,14 @@ from torch import Tensor
 
 from stepflow_tl.models import (
     attention_window,
+    detach_cache,
     hook_name,
     n_layers,
+    run_cached,
     score_scale,
     score_softcap,
 )
+from stepflow_tl.saliency.collect import Collector
 from stepflow_tl.saliency.rules import (
     Objective,
     TokenRule,
@@ -27,8 +31,13 @@ from stepflow_tl.saliency.rules import (
 from stepflow_tl.trace import Trace
 from stepflow_tl.tracking import declare_trace
 
-Sink = Callable[[int, Float[Tensor, "head query key"]], None]
-"""Receives a layer and its token scores, which must not outlive the call."""
+
+@dataclass
+class _Pass:
+    """The queries that the present forward pass runs, and whether they are scored."""
+
+    queries: range
+    scored: bool = True
 
 
 def hooked_scores(
@@ -37,10 +46,13 @@ def hooked_scores(
     *,
     rule: TokenRule,
     objective: Objective,
-    layers: Sequence[int],
-    sink: Sink,
+    collector: Collector,
+    chunks: Sequence[range],
+    scored: Callable[[int, range], None] = lambda layer, queries: None,
+    chunk_done: Callable[[range], None] = lambda queries: None,
+    next_query: int = 0,
 ) -> None:
-    """Run the model once forward and once backward, and hand each layer's token scores to `sink`.
+    """Run the model forward and backward, and collect each layer's token scores.
 
     The gradient of a pattern is caught inside the backward pass, so that one layer's scores are
     alive at a time. Parameters are frozen meanwhile, and the graph starts at the embeddings.
@@ -48,20 +60,36 @@ def hooked_scores(
     For ``objective="token"`` row t's score must use L_t alone, Eq. (1). Row t's attention reaches
     L_t only through position t itself, so that dL_t/dA[t] for all t at once is the gradient of
     sum_t L_t in a network whose keys and values are constants but for each row's own. Hooks give
-    that network: values unchanged, gradients exact.
+    that network: values unchanged, gradients exact. Rows are then independent given the keys and
+    values of earlier ones, and can be run in chunks against a KV cache.
+
+    Args:
+        model: A `TransformerBridge` or `HookedTransformer`.
+        trace: The trace.
+        rule: How A and G give a score.
+        objective: The loss.
+        collector: Where scores go.
+        chunks: The queries of each chunk; one chunk runs the whole trace without a cache.
+        scored: Told each layer whose scores of some queries are complete.
+        chunk_done: Told each chunk that is complete.
+        next_query: Chunks before this query only fill the cache.
     """
     needs_gradient = rule != "attention"
     weights = objective_weights(trace, objective)
     tokens = own_tokens(model, trace)
+    at = _Pass(range(len(trace)))
     hooks: list[tuple[str, Callable[..., Tensor | None]]] = []
     if needs_gradient:
         hooks.append((hook_name("embed"), start_graph))
         if objective == "token":
             for layer in range(n_layers(model)):
                 hooks += _own_row_only(model, layer)
-    for layer in layers:
-        visible = _visible_keys(len(trace), attention_window(model, layer))
-        hooks.append((hook_name("pattern", layer), _catcher(layer, rule, visible, sink)))
+    for layer in collector.layers:
+        window = attention_window(model, layer)
+        hooks.append(
+            (hook_name("pattern", layer), _catcher(layer, rule, window, at, collector, scored))
+        )
+    cache = None
     with (
         declare_trace(trace),
         frozen(model),
@@ -69,9 +97,22 @@ def hooked_scores(
         torch.set_grad_enabled(needs_gradient),
         model.hooks(fwd_hooks=hooks),
     ):
-        logits = model(tokens, return_type="logits")
-        if needs_gradient:
-            torch.autograd.backward(next_token_loss(logits, tokens, weights))
+        for queries in chunks:
+            rows, at.queries = slice(queries.start, queries.stop), queries
+            at.scored = queries.start >= next_query
+            if len(chunks) == 1:
+                logits = model(tokens, return_type="logits")
+            else:
+                mask = torch.ones_like(tokens[:, : rows.stop])
+                logits, cache = run_cached(model, tokens[:, rows], mask, cache)
+            if needs_gradient and at.scored and weights[rows].any():
+                torch.autograd.backward(
+                    next_token_loss(logits, tokens.roll(-1, 1)[:, rows], weights[rows])
+                )
+            if cache is not None:
+                detach_cache(cache)
+            if at.scored:
+                chunk_done(queries)
 
 
 def own_tokens(model: Any, trace: Trace) -> Int[Tensor, "1 pos"]:
@@ -114,21 +155,38 @@ class _CatchGradient(torch.autograd.Function):
         return gradient, None
 
 
-def _visible_keys(length: int, window: int | None) -> Bool[Tensor, "query key"]:
+def _visible_keys(queries: range, keys: range, window: int | None) -> Bool[Tensor, "query key"]:
     """Keys that a query attends to; the gradient of a pattern does not vanish elsewhere."""
-    visible = torch.ones(length, length, dtype=torch.bool).tril()
-    return visible if window is None else visible.triu(1 - window)
+    query = torch.arange(queries.start, queries.stop)[:, None]
+    key = torch.arange(keys.start, keys.stop)
+    visible = key <= query
+    return visible if window is None else visible & (key > query - window)
 
 
 def _catcher(
-    layer: int, rule: TokenRule, visible: Bool[Tensor, "query key"], sink: Sink
+    layer: int,
+    rule: TokenRule,
+    window: int | None,
+    at: _Pass,
+    collector: Collector,
+    scored: Callable[[int, range], None],
 ) -> Callable[..., Tensor | None]:
     def give(pattern: Tensor, gradient: Tensor) -> None:
         exact = pattern.dtype == torch.float64
         a, g = (x[0] if exact else x[0].float() for x in (pattern, gradient))
-        sink(layer, token_scores(a, g, rule).masked_fill(~visible.to(a.device), 0.0))
+        keys = range(at.queries.stop - a.shape[-1], at.queries.stop)
+        visible = _visible_keys(at.queries, keys, window).to(a.device)
+        with collector.rows(layer, at.queries) as add:
+            add(
+                slice(0, a.shape[0]),
+                keys.start,
+                token_scores(a, g, rule).masked_fill(~visible, 0.0),
+            )
+        scored(layer, at.queries)
 
     def catch(pattern: Float[Tensor, "1 head query key"], hook: Any) -> Tensor | None:
+        if not at.scored:
+            return None
         if rule == "attention":
             give(pattern.detach(), pattern.detach())
             return None
@@ -157,16 +215,16 @@ def _own_row_only(model: Any, layer: int) -> list[tuple[str, Callable[..., Tenso
         return hook_fn
 
     def own_key(scores: Float[Tensor, "1 head query key"], hook: Any) -> Tensor:
-        q, k = seen.pop("q").detach(), _per_query_head(seen.pop("k"), scores.shape[1])
+        q, n = seen.pop("q").detach(), scores.shape[2]
+        k = _per_query_head(seen.pop("k")[:, -n:], scores.shape[1])
         own = torch.einsum("bphd,bphd->bhp", q, k - k.detach()) * scale
         if cap is not None:
-            at = torch.diagonal(scores.detach(), dim1=-2, dim2=-1) / cap
-            own = own * (1 - at**2)
-        return scores + torch.diag_embed(own)
+            own = own * (1 - (_own(scores.detach()) / cap) ** 2)
+        return scores + torch.nn.functional.pad(torch.diag_embed(own), (scores.shape[-1] - n, 0))
 
     def own_value(z: Float[Tensor, "1 pos head d_head"], hook: Any) -> Tensor:
         v = _per_query_head(seen.pop("v"), z.shape[2])
-        weight = torch.diagonal(seen.pop("pattern").detach(), dim1=-2, dim2=-1)
+        weight = _own(seen.pop("pattern").detach())
         return z + torch.einsum("bhp,bphd->bphd", weight, v - v.detach())
 
     return [
@@ -177,6 +235,11 @@ def _own_row_only(model: Any, layer: int) -> list[tuple[str, Callable[..., Tenso
         (hook_name("pattern", layer), keep("pattern")),
         (hook_name("z", layer), own_value),
     ]
+
+
+def _own(x: Float[Tensor, "1 head query key"]) -> Float[Tensor, "1 head query"]:
+    """What each query has of itself: queries are the last keys."""
+    return torch.diagonal(x, offset=x.shape[-1] - x.shape[-2], dim1=-2, dim2=-1)
 
 
 def _per_query_head(

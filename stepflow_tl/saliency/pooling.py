@@ -41,7 +41,12 @@ class StepPooler:
     ) -> Float[Tensor, "*batch query_step key_step"]:
         """Pool the two token axes into step axes."""
         member = self._membership(scores)
-        sums = member.T @ scores @ member
+        return self.of_sums(member.T @ scores @ member)
+
+    def of_sums(
+        self, sums: Float[Tensor, "*batch query_step key_step"]
+    ) -> Float[Tensor, "*batch query_step key_step"]:
+        """The map, from the sums over the token pairs of each pair of steps."""
         if self.pool == "sum":
             return sums
         return sums / self.pair_counts().to(sums).clamp_min(1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -74,13 +75,48 @@ def objective_weights(trace: Trace, objective: Objective) -> Float[Tensor, "pos"
 
 def next_token_loss(
     logits: Float[Tensor, "1 pos vocab"],
-    tokens: Int[Tensor, "1 pos"],
+    targets: Int[Tensor, "1 pos"],
     weights: Float[Tensor, "pos"],
 ) -> Float[Tensor, ""]:
-    """Weighted sum of the rows' next-token negative log-likelihoods."""
+    """Weighted sum of the rows' negative log-likelihoods of the tokens that follow them.
+
+    Args:
+        logits: The rows' logits.
+        targets: The token that follows each row; read only where the weight is not zero.
+        weights: Weight of each row.
+    """
     rows = weights.nonzero()[:, 0].to(logits.device)
-    targets = tokens[0, (rows + 1).to(tokens.device)].to(logits.device)
     chosen = logits[0, rows]
-    chosen = chosen.double() if chosen.dtype == torch.float64 else chosen.float()
-    losses = torch.nn.functional.cross_entropy(chosen, targets, reduction="none")
+    losses = torch.nn.functional.cross_entropy(
+        chosen if chosen.dtype == torch.float64 else chosen.float(),
+        targets[0].to(logits.device)[rows],
+        reduction="none",
+    )
     return (losses * weights.to(losses)[rows]).sum()
+
+
+def loss_gradient(
+    hidden: Float[Tensor, "pos d_model"],
+    unembed: Callable[[Float[Tensor, "1 row d_model"]], Float[Tensor, "1 row vocab"]],
+    targets: Int[Tensor, "pos"],
+    weights: Float[Tensor, "pos"],
+    rows_at_once: int,
+) -> Float[Tensor, "pos d_model"]:
+    """Gradient of the weighted losses by the last hidden states, a few rows of logits at a time.
+
+    Args:
+        hidden: What the model unembeds.
+        unembed: From hidden states to logits.
+        targets: The token that follows each row; read only where the weight is not zero.
+        weights: Weight of each row's negative log-likelihood.
+        rows_at_once: Rows whose logits are alive together.
+    """
+    gradient = torch.zeros_like(hidden)
+    for some in torch.split(weights.nonzero()[:, 0], rows_at_once):
+        rows = some.to(hidden.device)
+        with torch.enable_grad():
+            states = hidden[rows].detach().requires_grad_()
+            logits = unembed(states[None])
+            loss = next_token_loss(logits, targets[None, some], weights[some])
+            (gradient[rows],) = torch.autograd.grad(loss, states)
+    return gradient

@@ -1,0 +1,264 @@
+"""Choosing how a trace is scored: through hooks, or inside the attention of its decoder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from weakref import WeakSet
+
+import torch
+from tqdm.auto import tqdm
+
+from stepflow_tl.huggingface import (
+    decoder_layers,
+    has_attention_function,
+    huggingface_model,
+    is_huggingface,
+    text_config,
+)
+from stepflow_tl.models import (
+    embedding_module,
+    hooks_on,
+    model_name,
+    n_heads,
+    n_layers,
+    weights_hash,
+)
+from stepflow_tl.saliency.collect import Collector
+from stepflow_tl.saliency.fused import KeyValues, fused_logits, fused_scores, streamed_scores
+from stepflow_tl.saliency.hooked import hooked_scores
+from stepflow_tl.saliency.rules import Objective, TokenRule
+from stepflow_tl.saliency.workfile import open_work_file
+from stepflow_tl.trace import Trace
+from stepflow_tl.version import __version__
+
+Backend = Literal["auto", "hooks", "fused"]
+
+_FUSED_FROM = 1024  # tokens; shorter traces are as quick through hooks
+_FUSED_CHUNK = 512
+_PATTERNS_AT_ONCE = 1 << 27  # entries of the patterns of all layers and heads, for one chunk
+_PROBE = 8  # tokens on which the fused model's logits are compared with the model's own
+_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}  # of the largest logit; else 5e-2
+_SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
+_LENGTH_DEPENDENT = ("dynamic", "longrope")  # rotary embeddings that change with the length
+
+_checked: WeakSet[Any] = WeakSet()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a trace is to be scored.
+
+    Attributes:
+        backend: "hooks" or "fused".
+        chunks: The queries of each chunk; one chunk for the whole trace.
+        streamed: Whether rows are scored by their own losses, or by attention alone.
+        checkpointing: Whether layers run again in the backward pass.
+    """
+
+    backend: Literal["hooks", "fused"]
+    chunks: tuple[range, ...]
+    streamed: bool
+    checkpointing: bool
+
+
+def plan(
+    model: Any,
+    trace: Trace,
+    *,
+    rule: TokenRule,
+    objective: Objective,
+    backend: Backend,
+    chunk: int | None,
+    checkpointing: bool,
+) -> Plan:
+    """Decide once how a trace is to be scored.
+
+    Raises:
+        ValueError: The backend cannot score this model, or a setting means nothing to it.
+    """
+    streamed = objective == "token" or rule == "attention"
+    reason = why_not_fused(model, streamed) if backend != "hooks" else None
+    if is_huggingface(model) and (backend == "hooks" or reason):
+        raise ValueError(
+            "expected a TransformerLens model for backend='hooks', got a plain "
+            f"{type(model).__name__}; load it with stepflow_tl.load_model"
+            + (f" (backend='fused' cannot score it: {reason})" if reason else "")
+        )
+    if backend == "fused" and reason:
+        raise ValueError(f"backend='fused' cannot score this model: {reason}; use backend='hooks'")
+    long = is_huggingface(model) or len(trace) >= _FUSED_FROM
+    chosen: Literal["hooks", "fused"]
+    chosen = (
+        "fused" if backend == "fused" or (backend == "auto" and not reason and long) else "hooks"
+    )
+    if chunk is not None and not (streamed and chunk >= 1):
+        raise ValueError(
+            "expected chunk >= 1, for objective='token' or rule='attention', whose rows can be "
+            f"scored in chunks; got chunk={chunk}, objective={objective!r}, rule={rule!r}"
+        )
+    if checkpointing and (chosen == "hooks" or streamed):
+        raise ValueError(
+            "checkpointing is for backend='fused' and one loss for the whole trace, got "
+            f"backend={chosen!r}, objective={objective!r}, rule={rule!r}"
+        )
+    if chunk is None:
+        chunk = _chunk(model, trace, chosen) if streamed else len(trace)
+    chunks = (range(a, min(len(trace), a + chunk)) for a in range(0, len(trace), chunk))
+    return Plan(chosen, tuple(chunks), streamed, checkpointing)
+
+
+def _chunk(model: Any, trace: Trace, backend: str) -> int:
+    """Queries of a chunk, where the caller names none."""
+    if backend == "fused":
+        return _FUSED_CHUNK
+    if hooks_on(model):
+        return len(trace)  # a user's hook may count on seeing the whole trace
+    per_query = n_layers(model) * n_heads(model) * len(trace)
+    return min(len(trace), max(16, _PATTERNS_AT_ONCE // per_query))
+
+
+def score(
+    model: Any,
+    trace: Trace,
+    collector: Collector,
+    how: Plan,
+    *,
+    rule: TokenRule,
+    objective: Objective,
+    work_file: str | Path | None,
+    progress: bool,
+) -> None:
+    """Score a trace as planned, going on with what a work file holds.
+
+    Raises:
+        WorkFileError: The work file is of another run, or no work file.
+    """
+    made_of = {} if work_file is None else _made_of(model, trace, collector, how, rule, objective)
+    with (
+        open_work_file(work_file, made_of) as work,
+        tqdm(total=len(trace), unit="token", disable=not progress) as bar,
+    ):
+        start = 0 if work is None else work.restore(collector)
+        bar.update(start)
+
+        def scored(layer: int, queries: range) -> None:
+            if work is not None:
+                work.write_sums(collector, layer, queries, keep=not how.streamed)
+
+        def chunk_done(queries: range, stores: Sequence[KeyValues] = ()) -> None:
+            bar.update(len(queries))
+            if work is not None:
+                work.write_chunk(queries, [store.last for store in stores])
+
+        common: dict[str, Any] = {"rule": rule, "collector": collector, "scored": scored}
+        if start == len(trace):
+            return
+        if how.backend == "hooks":
+            hooked_scores(
+                model,
+                trace,
+                objective=objective,
+                chunks=how.chunks,
+                next_query=start,
+                chunk_done=chunk_done,
+                **common,
+            )
+        elif how.streamed:
+            streamed_scores(
+                model,
+                trace,
+                chunks=[chunk for chunk in how.chunks if chunk.start >= start],
+                stored=() if work is None else work.stored(),
+                chunk_done=chunk_done,
+                **common,
+            )
+        else:
+            fused_scores(
+                model, trace, objective=objective, checkpointing=how.checkpointing, **common
+            )
+            chunk_done(how.chunks[0])
+        if work is not None:
+            work.forget_stored()
+
+
+def _made_of(
+    model: Any,
+    trace: Trace,
+    collector: Collector,
+    how: Plan,
+    rule: TokenRule,
+    objective: Objective,
+) -> dict[str, Any]:
+    """What the sums in a work file depend on."""
+    read = hashlib.sha256(repr((trace.token_ids.tolist(), trace.step_of_token.tolist())).encode())
+    return {
+        "trace": read.hexdigest()[:16],
+        "model": model_name(model),
+        "weights": weights_hash(model),
+        "rule": rule,
+        "objective": objective,
+        "layers": list(collector.layers),
+        "per_head": collector.per_head,
+        "scores": type(collector).__name__,
+        "backend": how.backend,
+        "chunk": len(how.chunks[0]),
+        "version": __version__,
+    }
+
+
+def why_not_fused(model: Any, streamed: bool) -> str | None:
+    """Why the fused backend cannot score a model; None where it can.
+
+    Args:
+        model: Any model.
+        streamed: Whether the trace would be run in chunks.
+    """
+    original = huggingface_model(model)
+    if original is None:
+        return "a HookedTransformer has no Hugging Face attention inside"
+    if hooks_on(model):
+        return f"hooks live on it, at {hooks_on(model)[0]}, which it would not reach as they expect"
+    if has_attention_function(original):
+        return "StepFlow is attached to its attention"
+    config, name = text_config(original), type(original).__name__
+    if not getattr(original, "_supports_attention_backend", False):
+        return f"{name} does not attend through transformers' AttentionInterface (ALiBi, for one)"
+    capped = [n for n in _SOFT_CAPS if getattr(config, n, None) is not None]
+    if capped:
+        return f"{name} soft-caps its scores or logits ({', '.join(capped)})"
+    kinds = set(getattr(config, "layer_types", None) or ()) - {
+        "full_attention",
+        "sliding_attention",
+    }
+    if kinds or len(decoder_layers(original)) != n_layers(model):
+        return f"not all layers of {name} are full or sliding attention (others: {sorted(kinds)})"
+    if streamed and any(f"'{rope}'" in repr(_rope(config)) for rope in _LENGTH_DEPENDENT):
+        return f"the rotary embedding of {name} changes with the length of what is run"
+    return _difference(model, original)
+
+
+def _rope(config: Any) -> Any:
+    return getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
+
+
+def _difference(model: Any, original: Any) -> str | None:
+    """Compare logits of a few tokens with the model's own, once for each model."""
+    if original in _checked:
+        return None
+    tokens = torch.arange(min(_PROBE, int(text_config(original).vocab_size)))[None]
+    tokens = tokens.to(next(embedding_module(model).parameters()).device)
+    try:
+        with torch.no_grad():
+            mine = fused_logits(model, tokens)
+            own = original(tokens).logits if is_huggingface(model) else model(tokens)
+    except Exception as error:
+        return f"its attention could not be run ({type(error).__name__}: {error})"
+    gap = (mine - own).abs().max() / own.abs().max()
+    if float(gap) > _TOLERANCE.get(own.dtype, 5e-2):
+        return f"its logits of {_PROBE} tokens would differ from the model's own by {gap:.0e}"
+    _checked.add(original)
+    return None

@@ -1,0 +1,136 @@
+"""Collecting token scores, tile by tile, into step sums or token maps.
+
+A backend opens the rows of a layer that it is about to score and adds tiles to them::
+
+    with collector.rows(layer, queries) as add:
+        add(heads, first_key, scores)      # scores [head, query, key]: all queries, some keys
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stepflow_tl.reading import FRAME
+from stepflow_tl.trace import Trace
+
+AddTile = Callable[[slice, int, Float[Tensor, "head query key"]], None]
+"""Adds a tile: the heads it is of, the position of its first key, and its scores."""
+
+
+class Collector(ABC):
+    """Gathers the token scores of some layers.
+
+    Args:
+        trace: The trace that is scored.
+        layers: The layers to gather; others are not asked for.
+        heads: Number of heads of the model.
+        per_head: Keep the heads apart, else average them.
+        dtype: Type of the sums.
+        device: Where the sums are.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        layers: Sequence[int],
+        *,
+        heads: int,
+        per_head: bool,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.layers, self.per_head, self._heads = tuple(layers), per_head, heads
+        self._steps = trace.step_of_token
+        rows, columns = self._shape(trace)
+        shape = (heads, rows, columns) if per_head else (rows, columns)
+        with torch.inference_mode(False):
+            self._sums = {layer: torch.zeros(shape, dtype=dtype, device=device) for layer in layers}
+
+    def result(self, layer: int) -> Float[Tensor, "*head row column"]:
+        """The sums of a layer, over heads their mean."""
+        sums = self._sums[layer]
+        return sums if self.per_head else sums / self._heads
+
+    def written(self, layer: int, queries: range) -> Float[Tensor, "*head row column"]:
+        """The part of a layer's sums that these queries add to: a view."""
+        first, last = self._rows_of(queries)
+        return self._sums[layer][..., first:last, :]
+
+    @abstractmethod
+    def rows(self, layer: int, queries: range) -> AbstractContextManager[AddTile]:
+        """Open the rows of these queries."""
+
+    @abstractmethod
+    def _shape(self, trace: Trace) -> tuple[int, int]: ...
+
+    @abstractmethod
+    def _rows_of(self, queries: range) -> tuple[int, int]: ...
+
+
+class StepSums(Collector):
+    """Sums over the token pairs of each pair of steps; frame tokens drop out."""
+
+    def result(self, layer: int) -> Float[Tensor, "*head query_step key_step"]:
+        """The sums of a layer, over heads their mean."""
+        return super().result(layer)[..., :-1]
+
+    @contextmanager
+    def rows(self, layer: int, queries: range) -> Iterator[AddTile]:
+        """Open the rows of these queries; steps are pooled over keys when they are closed."""
+        sums = self.written(layer, queries)
+        steps = torch.arange(*self._rows_of(queries))
+        member = (self._steps[queries.start : queries.stop] == steps[:, None]).to(sums)
+        by_key = sums.new_zeros(*sums.shape[:-1], queries.stop)
+        seen = queries.stop
+
+        def add(heads: slice, first_key: int, scores: Float[Tensor, "head query key"]) -> None:
+            nonlocal seen
+            seen = min(seen, first_key)
+            keys = slice(first_key, first_key + scores.shape[-1])
+            pooled = member.to(scores) @ (scores if self.per_head else scores.sum(0))
+            part = by_key[heads, :, keys] if self.per_head else by_key[:, keys]
+            part += pooled.to(part)
+
+        yield add
+        if len(steps):
+            of_key = self._steps[seen : queries.stop].to(sums.device)
+            of_key = torch.where(of_key == FRAME, sums.shape[-1] - 1, of_key)
+            sums.index_add_(-1, of_key, by_key[..., seen:])
+
+    def _shape(self, trace: Trace) -> tuple[int, int]:
+        return len(trace.steps), len(trace.steps) + 1  # the last column takes the frame
+
+    def _rows_of(self, queries: range) -> tuple[int, int]:
+        steps = self._steps[queries.start : queries.stop]
+        steps = steps[steps != FRAME]
+        return (int(steps[0]), int(steps[-1]) + 1) if len(steps) else (0, 0)
+
+
+class TokenMaps(Collector):
+    """The token scores themselves: memory grows with the square of the trace."""
+
+    @contextmanager
+    def rows(self, layer: int, queries: range) -> Iterator[AddTile]:
+        """Open the rows of these queries."""
+        sums = self.written(layer, queries)
+
+        def add(heads: slice, first_key: int, scores: Float[Tensor, "head query key"]) -> None:
+            keys = slice(first_key, first_key + scores.shape[-1])
+            if self.per_head:
+                sums[heads, :, keys] = scores.to(sums)
+            else:
+                sums[:, keys] += scores.sum(0).to(sums)
+
+        yield add
+
+    def _shape(self, trace: Trace) -> tuple[int, int]:
+        return len(trace), len(trace)
+
+    def _rows_of(self, queries: range) -> tuple[int, int]:
+        return queries.start, queries.stop
