@@ -63,7 +63,9 @@ class KeyValues:
         self._window, self._length, self._seen = window, length, 0
         self._keys = self._values = torch.empty(0)
 
-    def append(self, k: Keys, v: Values) -> tuple[Keys, Values, int]:
+    def append(
+        self, k: Float[Tensor, "kv new d"], v: Float[Tensor, "kv new d_v"]
+    ) -> tuple[Keys, Values, int]:
         """Add the next tokens' keys and values.
 
         Returns:
@@ -129,7 +131,9 @@ class _Attention:
         """Tell that a layer's scores of the present queries are complete."""
         self._scored(layer, self.queries)
 
-    def remember(self, layer: int, k: Keys, v: Values) -> tuple[Keys, Values, int]:
+    def remember(
+        self, layer: int, k: Float[Tensor, "kv new d"], v: Float[Tensor, "kv new d_v"]
+    ) -> tuple[Keys, Values, int]:
         """All keys and values that the queries may see, and the first one's position."""
         return (k, v, 0) if self._stores is None else self._stores[layer].append(k, v)
 

@@ -33,6 +33,8 @@ Values = Float[Tensor, "kv key d_v"]
 Outputs = Float[Tensor, "kv group query d_v"]
 RowSums = Float[Tensor, "kv group query"]
 
+_DENSE_AT_ONCE = 1 << 24  # scores in memory, where attention is not flash attention
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Layer:
@@ -75,11 +77,17 @@ def attend(q: Queries, k: Keys, v: Values, layer: Layer) -> tuple[Outputs, RowSu
         if start:
             z, lse = _merge(z, lse, *_flash(q, k[:, :start], v[:, :start], layer.scale))
     else:
-        blocks = [_dense(q, k, v, layer, rows) for rows in _row_blocks(q, k, layer)]
-        z, lse = (torch.cat(parts, dim=2) for parts in zip(*blocks, strict=True))
+        parts = []
+        for rows in _row_blocks(q, k, layer):
+            keys = slice(layer.first_key(rows.start), rows.stop)
+            visible = layer.visible(rows, range(keys.start, keys.stop), q.device)
+            block = q[:, :, rows.start - start : rows.stop - start]
+            parts.append(_dense(block, k[:, keys], v[:, keys], visible, layer.scale))
+        z, lse = (torch.cat(part, dim=2) for part in zip(*parts, strict=True))
     if layer.sinks is not None:
-        total = torch.logaddexp(lse, layer.sinks.to(lse)[..., None])
-        z, lse = (z * (lse - total).exp()[..., None]).to(z.dtype), total
+        over_sink = lse - layer.sinks.to(lse)[..., None]
+        z = (z * over_sink.sigmoid()[..., None]).to(z.dtype)
+        lse = lse + torch.nn.functional.softplus(-over_sink)
     return z, lse
 
 
@@ -100,24 +108,21 @@ def _merge(z: Outputs, lse: RowSums, z2: Outputs, lse2: RowSums) -> tuple[Output
 
 
 def _row_blocks(q: Queries, k: Keys, layer: Layer) -> Iterator[range]:
-    """Blocks of queries whose scores make a matrix of bounded size."""
-    start, keys = k.shape[1] - q.shape[2], k.shape[1]
+    """Blocks of query positions whose scores make a matrix of bounded size."""
+    keys, window = k.shape[1], layer.window or k.shape[1]
     heads = q.shape[0] * q.shape[1]
-    rows = max(16, (1 << 24) // (heads * min(keys, layer.window or keys)))
-    for first in range(start, keys, min(rows, layer.window or rows)):
-        yield range(first, min(keys, first + min(rows, layer.window or rows)))
+    rows = max(16, min(max(window, 128), _DENSE_AT_ONCE // (heads * min(keys, window))))
+    for first in range(keys - q.shape[2], keys, rows):
+        yield range(first, min(keys, first + rows))
 
 
-def _dense(q: Queries, k: Keys, v: Values, layer: Layer, queries: range) -> tuple[Outputs, RowSums]:
-    start = k.shape[1] - q.shape[2]
-    keys = range(layer.first_key(queries.start), queries.stop)
-    rows = q[:, :, queries.start - start : queries.stop - start]
-    seen = slice(keys.start, keys.stop)
-    scores = torch.matmul(wide(rows), wide(k[:, None, seen]).mT) * layer.scale
-    scores = scores.masked_fill(~layer.visible(queries, keys, q.device), -torch.inf)
-    lse = scores.logsumexp(-1)
-    pattern = (scores - lse[..., None]).exp()
-    return torch.matmul(pattern, wide(v[:, None, seen])).to(q.dtype), lse
+def _dense(
+    q: Queries, k: Keys, v: Values, visible: Bool[Tensor, "query key"], scale: float
+) -> tuple[Outputs, RowSums]:
+    scores = torch.matmul(wide(q), wide(k[:, None]).mT) * scale
+    scores = scores.masked_fill(~visible, -torch.inf)
+    z = torch.matmul(scores.softmax(-1), wide(v[:, None]))
+    return z.to(q.dtype), scores.logsumexp(-1)
 
 
 class Tile(NamedTuple):
@@ -137,8 +142,8 @@ class Tile(NamedTuple):
 
     def pattern(self, q: Queries, k: Keys, lse: RowSums, scale: float) -> Tensor:
         """A [kv, group * query, key] of the tile."""
-        scores = torch.bmm(self.of_rows(q) * scale, self.of_keys(k).mT)
-        pattern = scores.sub_(self.of_rows(lse[..., None])).exp_()
+        shift = -self.of_rows(lse[..., None])
+        pattern = torch.baddbmm(shift, self.of_rows(q), self.of_keys(k).mT, alpha=scale).exp_()
         return pattern if self.visible is None else self.hide(pattern)
 
     def hide(self, x: Tensor) -> Tensor:
@@ -179,7 +184,7 @@ def score_backward(
     collector: Collector | None,
     own_row: bool,
     first: int,
-) -> tuple[Queries, Keys, Values]:
+) -> tuple[Queries, Float[Tensor, "kv _ d"], Float[Tensor, "kv _ d_v"]]:
     """Score the layer, and give the gradients of its queries, keys and values.
 
     Args:
@@ -199,7 +204,8 @@ def score_backward(
     delta = (wide(dz) * wide(z)).sum(-1)
     dq = torch.zeros_like(wide(q))
     if own_row:
-        dk, dv = _own_row_gradients(layer, q, k, v, lse, dz, delta)
+        own = slice(k.shape[1] - q.shape[2], None)
+        dk, dv = _own_row_gradients(layer, q, k[:, own], v[:, own], lse, dz, delta)
     else:
         dk, dv = torch.zeros_like(wide(k)), torch.zeros_like(wide(v))
     for rows, tiles in _row_tiles(layer, q, k):
@@ -223,13 +229,17 @@ def score_backward(
 
 
 def _own_row_gradients(
-    layer: Layer, q: Queries, k: Keys, v: Values, lse: RowSums, dz: Outputs, delta: RowSums
-) -> tuple[Keys, Values]:
+    layer: Layer,
+    q: Queries,
+    k: Float[Tensor, "kv query d"],
+    v: Float[Tensor, "kv query d_v"],
+    lse: RowSums,
+    dz: Outputs,
+    delta: RowSums,
+) -> tuple[Float[Tensor, "kv query d"], Float[Tensor, "kv query d_v"]]:
     """Gradients of each query's own key (before the factor of the scores) and value."""
-    start = k.shape[1] - q.shape[2]
-    own_k, own_v = wide(k[:, None, start:]), wide(v[:, None, start:])
-    a = ((wide(q) * own_k).sum(-1) * layer.scale - lse).exp()
-    ds = a * ((wide(dz) * own_v).sum(-1) - delta)
+    a = ((wide(q) * wide(k[:, None])).sum(-1) * layer.scale - lse).exp()
+    ds = a * ((wide(dz) * wide(v[:, None])).sum(-1) - delta)
     return (ds[..., None] * wide(q)).sum(1), (a[..., None] * wide(dz)).sum(1)
 
 

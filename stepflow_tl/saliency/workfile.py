@@ -43,16 +43,18 @@ class WorkFile:
 
     def __init__(self, path: str | Path, made_of: Mapping[str, Any]) -> None:
         self._path = Path(path)
-        self._database = sqlite3.connect(self._path)
+        try:
+            self._database = sqlite3.connect(self._path)
+        except sqlite3.OperationalError as error:
+            raise WorkFileError(f"expected a place for a work file at {path}: {error}") from error
         try:
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.executescript(_TABLES)
             self._check(dict(made_of))
-        except sqlite3.DatabaseError as error:
+        except BaseException as error:
             self.close()
-            raise WorkFileError(f"expected a work file in {path}: {error}") from error
-        except BaseException:
-            self.close()
+            if isinstance(error, sqlite3.DatabaseError):
+                raise WorkFileError(f"expected a work file in {path}: {error}") from error
             raise
 
     def _check(self, made_of: dict[str, Any]) -> None:

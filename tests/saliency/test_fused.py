@@ -1,0 +1,428 @@
+"""The fused backend: the hook backend's scores, without its patterns."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from helpers import hooks_of, load_tiny
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForCausalLM
+
+from stepflow_tl.huggingface import decoder_layers
+from stepflow_tl.interventions import StepFlow
+from stepflow_tl.models import hook_name
+from stepflow_tl.saliency import step_saliency, token_saliency
+from stepflow_tl.trace import Trace
+
+TEXT = (
+    "Tom has 3 pens.<think>He buys 4 more pens. So he has the sum. It is 7.</think>"
+    "The sum is \\boxed{7}.\n\nThat is it."
+)
+RULES = ["attention_x_gradient", "signed", "gradient", "attention"]
+ONE_LOSS = ["sequence", "summary", "answer"]
+KINDS: dict[str, dict[str, Any]] = {
+    "qwen2": {},
+    "llama": {},
+    "gpt_oss": {},
+    "qwen2_moe": {"sliding_window": 6, "use_sliding_window": True, "max_window_layers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def short(tokenizer: Any) -> Trace:
+    """53 tokens, of which one step is a single token, and no tile of 16 ends at the last."""
+    return Trace.from_text(tokenizer, TEXT)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def load(tiny_folder: Callable[..., Any], kind: str) -> Callable[[torch.dtype], Any]:
+    loaded: dict[torch.dtype, Any] = {}
+    folder = tiny_folder(kind, **KINDS[kind])
+
+    def get(dtype: torch.dtype) -> Any:
+        if dtype not in loaded:
+            loaded[dtype] = load_tiny(folder, dtype)
+        return loaded[dtype]
+
+    return get
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a float64 model computes in float32 (norms, softmax) stays in float64."""
+    to, softmax = Tensor.to, torch.nn.functional.softmax
+
+    def wide_to(x: Tensor, *args: Any, **options: Any) -> Tensor:
+        narrows = x.dtype == torch.float64 and torch.float32 in (*args, options.get("dtype"))
+        return x if narrows else to(x, *args, **options)
+
+    def wide_softmax(x: Tensor, dim: Any = None, dtype: Any = None, **options: Any) -> Tensor:
+        dtype = None if x.dtype == torch.float64 else dtype
+        return softmax(x, dim=dim, dtype=dtype, **options)
+
+    monkeypatch.setattr(Tensor, "to", wide_to)
+    monkeypatch.setattr(torch.nn.functional, "softmax", wide_softmax)
+
+
+def gap(mine: Tensor, theirs: Tensor) -> float:
+    return float((mine - theirs).abs().max() / theirs.abs().max())
+
+
+class TestParity:
+    """Largest difference from the hook backend, over the largest score."""
+
+    @pytest.mark.parametrize("rule", RULES)
+    @pytest.mark.parametrize("chunk", [None, 7, 16])
+    def test_each_rows_own_loss(
+        self, load: Callable[..., Any], short: Trace, exact: None, rule: str, chunk: int | None
+    ) -> None:
+        model = load(torch.float64)
+        theirs = token_saliency(model, short, rule=rule, per_head=True, backend="hooks")
+        mine = token_saliency(model, short, rule=rule, per_head=True, backend="fused", chunk=chunk)
+        assert mine.dtype == torch.float64
+        assert gap(mine, theirs) < 1e-10
+
+    @pytest.mark.parametrize("rule", RULES[:3])
+    @pytest.mark.parametrize("objective", ONE_LOSS)
+    @pytest.mark.parametrize("checkpointing", [False, True])
+    def test_one_loss(
+        self,
+        load: Callable[..., Any],
+        short: Trace,
+        exact: None,
+        rule: str,
+        objective: str,
+        checkpointing: bool,
+    ) -> None:
+        model = load(torch.float64)
+        options = {"rule": rule, "objective": objective, "per_head": True}
+        theirs = token_saliency(model, short, backend="hooks", **options)
+        mine = token_saliency(model, short, backend="fused", checkpointing=checkpointing, **options)
+        assert gap(mine, theirs) < 1e-10
+
+    @pytest.mark.parametrize("objective", ["token", *ONE_LOSS])
+    @pytest.mark.parametrize("rule", RULES)
+    def test_single_precision(
+        self, load: Callable[..., Any], short: Trace, rule: str, objective: str
+    ) -> None:
+        model = load(torch.float32)
+        options = {"rule": rule, "objective": objective}
+        theirs = token_saliency(model, short, backend="hooks", **options)
+        mine = token_saliency(model, short, backend="fused", **options)
+        assert gap(mine, theirs) < 1e-5
+        assert torch.equal(mine, mine.tril())
+
+    @pytest.mark.parametrize("per_head", [False, True])
+    @pytest.mark.parametrize("pool", ["mean", "sum"])
+    def test_step_maps(
+        self, load: Callable[..., Any], short: Trace, exact: None, per_head: bool, pool: str
+    ) -> None:
+        model = load(torch.float64)
+        options = {"per_head": per_head, "pool": pool}
+        theirs = step_saliency(model, short, backend="hooks", **options)
+        mine = step_saliency(model, short, backend="fused", chunk=10, **options)
+        assert gap(mine.scores, theirs.scores) < 1e-10
+        assert mine.settings == {**theirs.settings, "backend": "fused"}
+
+    def test_chosen_layers_score_as_all_do(self, load: Callable[..., Any], short: Trace) -> None:
+        model = load(torch.float32)
+        for objective in ("token", "sequence"):
+            whole = token_saliency(model, short, backend="fused", objective=objective)
+            some = token_saliency(
+                model, short, backend="fused", objective=objective, layers=[-1, 1]
+            )
+            assert gap(some, whole[[1, 3]]) < 1e-6
+
+    def test_a_plain_model_scores_as_its_bridge(
+        self, tiny_folder: Callable[..., Any], kind: str, short: Trace
+    ) -> None:
+        folder = tiny_folder(kind, **KINDS[kind])
+        plain = AutoModelForCausalLM.from_pretrained(folder)
+        mine = step_saliency(plain, short)
+        theirs = step_saliency(load_tiny(folder), short, backend="hooks")
+        assert mine.settings["backend"] == "fused"
+        assert mine.n_layers == theirs.n_layers
+        assert gap(mine.scores, theirs.scores) < 1e-5
+
+    def test_half_precision(self, load: Callable[..., Any], short: Trace) -> None:
+        wide = step_saliency(load(torch.float32), short, backend="fused").scores
+        half = step_saliency(load(torch.bfloat16), short, backend="fused")
+        assert half.settings["dtype"] == "bfloat16"
+        assert gap(half.scores, wide) < 0.3  # a bfloat16 has 8 bits, and the model is random
+
+
+def test_a_longer_trace_than_a_tile(tiny: Callable[..., Any], tokenizer: Any) -> None:
+    """Several tiles of keys, ragged last ones, windows that end inside a tile."""
+    text = "Tom has 3 pens.<think>" + "So he has 4 more pens. " * 90 + "</think>It is 7."
+    trace = Trace.from_text(tokenizer, text)
+    assert len(trace) > 700
+    for kind in ("qwen2", "gpt_oss"):
+        model = tiny(kind)
+        for objective in ("token", "sequence"):
+            options = {"objective": objective, "rule": "signed"}
+            theirs = token_saliency(model, trace, backend="hooks", **options)
+            mine = token_saliency(model, trace, backend="fused", **options)
+            assert gap(mine, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "gpt_oss", "hooked"])
+class TestHooksInChunks:
+    """The hook backend against a KV cache, chunk by chunk."""
+
+    @pytest.fixture
+    def chunked(self, kind: str, tiny: Callable[..., Any]) -> Any:
+        if kind == "hooked":
+            pytest.importorskip("transformer_lens.HookedTransformer")
+        return tiny(kind)
+
+    @pytest.mark.parametrize("rule", RULES)
+    @pytest.mark.parametrize("chunk", [9, 52])
+    def test_scores_as_in_one_piece(
+        self, chunked: Any, short: Trace, rule: str, chunk: int
+    ) -> None:
+        whole = token_saliency(chunked, short, rule=rule, per_head=True, backend="hooks")
+        parts = token_saliency(
+            chunked, short, rule=rule, per_head=True, backend="hooks", chunk=chunk
+        )
+        assert gap(parts, whole) < 1e-5
+
+    def test_under_stepflow(self, chunked: Any, short: Trace) -> None:
+        with StepFlow.paper().attach(chunked):
+            whole = step_saliency(chunked, short)
+            parts = step_saliency(chunked, short, chunk=11)
+        assert gap(parts.scores, whole.scores) < 1e-5
+        assert gap(step_saliency(chunked, short).scores, whole.scores) > 1e-3
+
+
+class _LargestTensor(TorchDispatchMode):
+    """Watches the number of elements of every tensor that any operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for item in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(item, Tensor):
+                self.largest = max(self.largest, item.untyped_storage().nbytes() // 4)
+        return made
+
+
+class TestMemory:
+    """Counted by the largest tensor alive, not by the clock or the operating system."""
+
+    def largest(self, model: Any, tokenizer: Any, length: int, **options: Any) -> int:
+        ids = [i % 300 for i in range(length)]
+        trace = Trace.from_token_ids(tokenizer, ids, prompt_length=40, strict=False)
+        step_saliency(model, trace, **options)  # the first run checks the model
+        with _LargestTensor() as watch:
+            step_saliency(model, trace, **options)
+        return watch.largest
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"objective": "token"},
+            {"objective": "sequence"},
+            {"objective": "sequence", "checkpointing": True},
+            {"rule": "attention"},
+        ],
+        ids=["token", "sequence", "checkpointing", "attention"],
+    )
+    @pytest.mark.parametrize("kind", ["qwen2", "gpt_oss"])
+    def test_nothing_square_is_made(
+        self, tiny: Callable[..., Any], tokenizer: Any, kind: str, options: dict[str, Any]
+    ) -> None:
+        model = tiny(kind)
+        short, long = (
+            self.largest(model, tokenizer, n, backend="fused", **options) for n in (700, 2800)
+        )
+        assert long <= 4.2 * short, f"{short} and {long} elements"  # linear: 4; square: 16
+        assert long < 2800 * 512
+
+    def test_chunks_bound_the_graph(self, tiny: Callable[..., Any], tokenizer: Any) -> None:
+        """All that grows with the trace is the store of keys and values, and the scores' sums."""
+        model = tiny("qwen2")
+        for chunk in (64, 128):
+            grown = [
+                self.largest(model, tokenizer, n, backend="fused", chunk=chunk) for n in (700, 2800)
+            ]
+            assert grown[1] <= 4.2 * grown[0]
+        rows = self.largest(model, tokenizer, 1400, backend="hooks", chunk=64)
+        whole = self.largest(model, tokenizer, 1400, backend="hooks", chunk=1400)
+        assert rows <= 4 * 64 * 1400 * 1.1
+        assert whole >= 4 * 1400 * 1400
+
+
+class TestChoosing:
+    def test_short_traces_go_through_hooks(self, qwen2: Any, short: Trace) -> None:
+        assert step_saliency(qwen2, short).settings["backend"] == "hooks"
+
+    def test_long_traces_are_fused(self, qwen2: Any, tokenizer: Any) -> None:
+        ids = [i % 300 for i in range(1024)]
+        trace = Trace.from_token_ids(tokenizer, ids, prompt_length=40, strict=False)
+        assert step_saliency(qwen2, trace).settings["backend"] == "fused"
+        assert "backend=fused" in repr(step_saliency(qwen2, trace))
+        with StepFlow.paper().attach(qwen2):
+            assert step_saliency(qwen2, trace, chunk=64).settings["backend"] == "hooks"
+
+    def test_hooks_are_not_overlooked(self, qwen2: Any, short: Trace) -> None:
+        hook = (hook_name("pattern", 2), lambda pattern, hook: None)
+        with (
+            model_hooks(qwen2, hook),
+            pytest.raises(ValueError, match=r"blocks\.2\.attn\.hook_pattern.*backend='hooks'"),
+        ):
+            step_saliency(qwen2, short, backend="fused")
+
+    def test_a_plain_model_has_no_hooks(
+        self, tiny_folder: Callable[..., Any], short: Trace
+    ) -> None:
+        plain = AutoModelForCausalLM.from_pretrained(tiny_folder("qwen2"))
+        with pytest.raises(ValueError, match="expected a TransformerLens model.*load_model"):
+            step_saliency(plain, short, backend="hooks")
+
+    @pytest.mark.parametrize(
+        ("changes", "reason"),
+        [
+            ({"attn_logit_softcapping": 30.0}, "soft-caps.*attn_logit_softcapping"),
+            ({"layer_types": ["full_attention", "chunked_attention"] * 2}, "chunked_attention"),
+            ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rotary"),
+        ],
+    )
+    def test_other_attention_is_refused_by_name(
+        self,
+        tiny_folder: Callable[..., Any],
+        short: Trace,
+        changes: dict[str, Any],
+        reason: str,
+    ) -> None:
+        model = load_tiny(tiny_folder("llama"))
+        for name, value in changes.items():
+            setattr(model.original_model.config, name, value)
+        with pytest.raises(ValueError, match=f"{reason}.*use backend='hooks'"):
+            step_saliency(model, short, backend="fused")
+
+    def test_a_model_that_would_differ_is_refused(
+        self, tiny_folder: Callable[..., Any], short: Trace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = load_tiny(tiny_folder("llama"))
+        head = model.original_model.get_output_embeddings()
+        monkeypatch.setattr(
+            model.original_model, "get_output_embeddings", lambda: lambda x: 0.5 * head(x)
+        )
+        with pytest.raises(ValueError, match="logits of 8 tokens would differ.*5e-01"):
+            step_saliency(model, short, backend="fused")
+
+    def test_a_hooked_transformer_is_refused(self, tiny: Callable[..., Any], short: Trace) -> None:
+        pytest.importorskip("transformer_lens.HookedTransformer")
+        with pytest.raises(ValueError, match="HookedTransformer has no Hugging Face attention"):
+            step_saliency(tiny("hooked"), short, backend="fused")
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"chunk": 0}, "expected chunk >= 1"),
+            ({"chunk": 8, "objective": "sequence"}, "expected chunk >= 1, for objective='token'"),
+            ({"checkpointing": True}, "checkpointing is for backend='fused' and one loss"),
+            ({"backend": "eager"}, "expected backend in"),
+            ({"rule": "jacobian", "chunk": 8}, "chunk means nothing to rule='jacobian'"),
+        ],
+    )
+    def test_settings_that_mean_nothing(
+        self,
+        qwen2: Any,
+        short: Trace,
+        unchecked: None,
+        options: dict[str, Any],
+        message: str,
+    ) -> None:
+        with pytest.raises(ValueError, match=message):
+            step_saliency(qwen2, short, **options)
+
+    def test_one_token_is_nothing_to_predict(self, qwen2: Any, tokenizer: Any) -> None:
+        trace = Trace.from_token_ids(tokenizer, [40], strict=False)
+        with pytest.raises(ValueError, match="expected >= 2 tokens, got 1|at least one step"):
+            step_saliency(qwen2, trace, backend="fused")
+
+
+def model_hooks(model: Any, *hooks: tuple[str, Any]) -> Any:
+    return model.hooks(fwd_hooks=list(hooks))
+
+
+class TestTheModelIsLeftAsItWas:
+    @pytest.fixture
+    def state(self, qwen2: Any) -> Iterator[None]:
+        def seen() -> list[Any]:
+            original = qwen2.original_model
+            return [
+                hooks_of(qwen2),
+                original.config._attn_implementation,
+                [type(child) for layer in decoder_layers(original) for child in layer.children()],
+                ["forward" in layer.__dict__ for layer in decoder_layers(original)],
+                [len(layer._forward_pre_hooks) for layer in decoder_layers(original)],
+                [parameter.requires_grad for parameter in qwen2.parameters()],
+                torch.is_grad_enabled(),
+            ]
+
+        before = seen()
+        yield
+        assert seen() == before
+
+    @pytest.mark.parametrize("options", [{}, {"objective": "sequence", "checkpointing": True}])
+    def test_after_a_run(
+        self, qwen2: Any, short: Trace, state: None, options: dict[str, Any]
+    ) -> None:
+        step_saliency(qwen2, short, backend="fused", **options)
+
+    @pytest.mark.parametrize("options", [{}, {"objective": "sequence", "checkpointing": True}])
+    @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+    @pytest.mark.parametrize("when", [1, 5])
+    def test_after_an_exception(
+        self,
+        qwen2: Any,
+        short: Trace,
+        state: None,
+        monkeypatch: pytest.MonkeyPatch,
+        options: dict[str, Any],
+        error: type[BaseException],
+        when: int,
+    ) -> None:
+        from stepflow_tl.saliency import fused
+
+        step_saliency(qwen2, short, backend="fused")
+        calls = {"left": when}
+        attend = fused.attend
+
+        def failing(*args: Any) -> Any:
+            calls["left"] -= 1
+            if not calls["left"]:
+                raise error("stop")
+            return attend(*args)
+
+        monkeypatch.setattr(fused, "attend", failing)
+        with pytest.raises(error):
+            step_saliency(qwen2, short, backend="fused", chunk=None if options else 20, **options)
+
+    def test_where_gradients_are_off(self, qwen2: Any, short: Trace) -> None:
+        expected = token_saliency(qwen2, short, backend="fused")
+        with torch.no_grad():
+            assert torch.equal(token_saliency(qwen2, short, backend="fused"), expected)
+        with torch.inference_mode():
+            again = Trace.from_token_ids(qwen2, short.token_ids.clone())
+            assert torch.equal(token_saliency(qwen2, again, backend="fused"), expected)
+
+    def test_nan_is_named(self, tiny_folder: Callable[..., Any], short: Trace) -> None:
+        model = load_tiny(tiny_folder("qwen2"))
+        step_saliency(model, short, backend="fused")
+        with torch.no_grad():
+            model.original_model.get_input_embeddings().weight[short.token_ids[5]] = float("nan")
+        with pytest.raises(FloatingPointError, match="layer 0"):
+            step_saliency(model, short, backend="fused")
