@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif options.plot:
         from saliency_cost.chart import save_chart
 
-        save_chart(json.loads(options.plot.read_text()), FIGURE)
+        save_chart(json.loads(options.plot.read_text()), options.figure, BASELINE)
     else:
         measure_all(options)
 
@@ -184,7 +184,8 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, default=Path("outputs/saliency_cost.json"))
     add("--checkpoint", type=Path, help="folder to keep the random model in, or to take it from")
     add("--peer-folder", type=Path, default=Path("outputs/peers"))
-    add("--plot", type=Path, metavar="JSON", help=f"draw {FIGURE} from an earlier run, and end")
+    add("--plot", type=Path, metavar="JSON", help="only draw the chart of an earlier run")
+    add("--figure", type=Path, default=FIGURE, help="where --plot draws to")
     add("--one", metavar="METHOD", help="one measurement in this process, as one JSON line")
     add("--build", action="store_true", help="only make the checkpoint")
     options = parser.parse_args(argv)

@@ -124,6 +124,8 @@ def _line(row: Row) -> str:
 def load_rows(path: Path, settings: Mapping[str, Any]) -> list[Row]:
     """Measurements of an earlier run with the same settings, to go on with; none without a file.
 
+    What went over a limit stands; what failed for another reason is tried again.
+
     Raises:
         ValueError: The file was made with other settings.
     """
@@ -135,5 +137,4 @@ def load_rows(path: Path, settings: Mapping[str, Any]) -> list[Row]:
             f"{path} was made with settings {saved['settings']}, got {dict(settings)}; "
             "name another --out"
         )
-    rows: list[Row] = saved["measurements"]
-    return rows
+    return [row for row in saved["measurements"] if not row.get("error", "").startswith("failed")]

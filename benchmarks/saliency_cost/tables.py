@@ -70,14 +70,24 @@ def growth(rows: Sequence[Row], method: str) -> float | None:
     return float((high / low) ** (1 / math.log2(long / short)))
 
 
+def first_error(rows: Sequence[Row], method: str) -> tuple[int, str] | None:
+    """The shortest length at which a method failed, and why."""
+    failed = [
+        (row["tokens"], row["error"]) for row in rows if row["method"] == method and "error" in row
+    ]
+    return min(failed, default=None)
+
+
 def tables(rows: Sequence[Row], baseline: str) -> str:
     """Both tables as Markdown: time as a ratio to the baseline, and peak memory."""
 
     def time_cell(method: str, tokens: int) -> str:
         found = ratios(rows, method, tokens, baseline)
+        error = _error(rows, method, tokens)
         if not found:
-            return _error(rows, method, tokens)
-        return f"{statistics.median(found):.2f} ({min(found):.2f} - {max(found):.2f})"
+            return error or "not measured"
+        ratio = f"{statistics.median(found):.2f} ({min(found):.2f} - {max(found):.2f})"
+        return f"{ratio}; {error}" if error else ratio
 
     def seconds_cell(method: str, tokens: int) -> str:
         found = seconds(rows, method, tokens)
@@ -86,7 +96,9 @@ def tables(rows: Sequence[Row], baseline: str) -> str:
 
     def peak_cell(method: str, tokens: int) -> str:
         found = peak(rows, method, tokens)
-        return _error(rows, method, tokens) if found is None else f"{found:.3f}"
+        if found is None:
+            return _error(rows, method, tokens) or "not measured"
+        return f"{found:.3f}"
 
     grown = {method: growth(rows, method) for method in methods_of(rows)}
     return "\n\n".join(
@@ -109,7 +121,7 @@ def extrapolation(rows: Sequence[Row], shape: Shape, tokens: int = FAR) -> str:
         lines.append(f"{method}, peak memory above the loaded model:")
         lines += [f"  measured at {t:>6} tokens: {p:.3f} GiB" for t, p in points]
         if len(points) < 2:
-            lines.append(f"  {_error(rows, method, tokens_of(rows)[-1])}; no line through it")
+            lines.append("  fewer than two points: no line through them")
             continue
         at, peaks = np.array(points).T
         slope, start = np.polyfit(at, peaks, 1)
@@ -125,12 +137,13 @@ def extrapolation(rows: Sequence[Row], shape: Shape, tokens: int = FAR) -> str:
     return "\n".join(lines)
 
 
-def _error(rows: Sequence[Row], method: str, tokens: int) -> str:
+def _error(rows: Sequence[Row], method: str, tokens: int) -> str | None:
+    """Why a method failed at this length, and since which length; None where it did not."""
     for row in rows:
         if (row["method"], row["tokens"]) == (method, tokens) and "error" in row:
             earlier = row.get("failed_at", tokens)
-            return row["error"] + (f" at {earlier}" if earlier != tokens else "")
-    return "not measured"
+            return row["error"] + (f" at {earlier:,}" if earlier != tokens else "")
+    return None
 
 
 def _factors(grown: dict[str, float | None]) -> dict[str, str]:
