@@ -21,12 +21,12 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 from saliency_cost.measure import GIB, measured, report
 from saliency_cost.peers import BENCHMARKS, PEER_METHODS, PEERS, interpreter, runner
 from saliency_cost.runs import Limits, Row, fresh_process, load_rows, run_all
-from saliency_cost.tables import extrapolation, tables
+from saliency_cost.tables import Clock, extrapolation, tables
 from saliency_cost.workload import SHAPES, WARM_UP, WORDS, Shape, build_checkpoint, make_trace
 
 BASELINE = "forward + backward"
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif options.plot:
         from saliency_cost.chart import save_chart
 
-        save_chart(json.loads(options.plot.read_text()), options.figure, BASELINE)
+        save_chart(json.loads(options.plot.read_text()), options.figure, BASELINE, options.clock)
     else:
         measure_all(options)
 
@@ -103,7 +103,10 @@ def measure_all(options: argparse.Namespace) -> None:
 
         rounds = 0 if options.extrapolate else options.rounds
         run_all(measure, methods, options.tokens, rounds, rows, save)
-    print(extrapolation(rows, shape) if options.extrapolate else tables(rows, BASELINE))
+    if options.extrapolate:
+        print(extrapolation(rows, shape))
+    else:
+        print(tables(rows, BASELINE, options.clock))
 
 
 def machine() -> dict[str, Any]:
@@ -173,6 +176,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--peers", action="store_true", help="other packages, too, in environments made for them")
     add("--tokens", type=_numbers, default=(1024, 2048, 4096, 8192))
     add("--rounds", type=int, default=3, help="rounds for time, after one for memory")
+    add("--clock", choices=get_args(Clock), default="cpu_seconds", help="of the ratios")
     add("--threads", type=int, default=1)
     add("--shape", choices=SHAPES, default="third")
     add("--layers", type=int, help="instead of the shape's own")

@@ -105,7 +105,7 @@ def test_a_failure_is_repeated_at_greater_lengths_and_a_stopped_run_goes_on() ->
 def test_tables_show_ratios_growth_and_failures() -> None:
     tables = importlib.import_module("saliency_cost.tables")
     rows = [
-        row(m, t, n, seconds=s * t * (n + 1), peak_gib=s * t)
+        row(m, t, n, cpu_seconds=s * t * (n + 1), peak_gib=s * t)
         for m, s in (("base", 1.0), ("x", 2.0))
         for t in (2, 4)
         for n in (0, 1, 2)
@@ -129,7 +129,7 @@ def test_the_line_through_the_peaks_is_extrapolated_in_the_open() -> None:
 
 def test_the_chart_is_drawn_from_the_file(tmp_path) -> None:
     rows = [
-        row(m, t, n, seconds=1.0 * t, peak_gib=0.1 * t)
+        row(m, t, n, cpu_seconds=1.0 * t, peak_gib=0.1 * t)
         for m in ("forward + backward", "streamed")
         for t in (2, 4)
         for n in (0, 1)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from saliency_cost.runs import Row
-from saliency_cost.tables import first_error, methods_of, peak, ratios, tokens_of
+from saliency_cost.tables import Clock, first_error, methods_of, peak, ratios, tokens_of
 from stepflow_tl.plots import STYLE, save_figure
 from stepflow_tl.plots.style import BASELINE_COLOUR, FAMILY_COLOURS
 
@@ -37,22 +37,23 @@ step map, and their times are of another unit."""
 Line = tuple[list[int], list[float]]
 
 
-def save_chart(saved: Mapping[str, Any], path: Path, baseline: str) -> None:
+def save_chart(saved: Mapping[str, Any], path: Path, baseline: str, clock: Clock) -> None:
     """Draw the measurements of one run into a file."""
-    save_figure(figure_cost(saved["measurements"], baseline), path)
+    save_figure(figure_cost(saved["measurements"], baseline, clock), path)
 
 
-def figure_cost(rows: Sequence[Row], baseline: str) -> Figure:
+def figure_cost(rows: Sequence[Row], baseline: str, clock: Clock) -> Figure:
     """Two panels, both axes logarithmic, a line per method with its name at its end.
 
     Args:
         rows: Measurements, as ``benchmarks/saliency.py`` writes them.
         baseline: The method that times are a ratio to.
+        clock: Which time.
     """
     times: dict[str, Line] = {}
     peaks: dict[str, Line] = {}
     for method in [name for name in methods_of(rows) if name in LOOKS]:
-        found = {t: ratios(rows, method, t, baseline) for t in tokens_of(rows)}
+        found = {t: ratios(rows, method, t, baseline, clock) for t in tokens_of(rows)}
         times[method] = _line({t: statistics.median(r) for t, r in found.items() if r})
         peaks[method] = _line({t: p for t in tokens_of(rows) if (p := peak(rows, method, t))})
     with mpl.rc_context(STYLE):

@@ -13,7 +13,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,25 +32,26 @@ def resident(pid: int | str = "self") -> int:
 
 
 def measured(call: Callable[[], object]) -> dict[str, float | str]:
-    """Run `call` once; its wall-clock seconds, and its peak in GiB above the present."""
+    """Run `call` once; its wall-clock and CPU seconds, and its peak in GiB above the present."""
     gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     before, by_kernel = resident(), _reset_peak()
     sampler = None if by_kernel else _Sampler()
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     call()
-    seconds = time.perf_counter() - start
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
     peak = _kernel_peak() if sampler is None else sampler.stop()
     return {
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "peak_gib": max(0, peak - before) / GIB,
         "resident_before_gib": before / GIB,
         "peak_by": "VmHWM" if by_kernel else f"sampled every {1e3 * _SAMPLE_SECONDS:.0f} ms",
     }
 
 
-def report(facts: dict[str, object], packages: Sequence[str]) -> None:
+def report(facts: Mapping[str, object], packages: Sequence[str]) -> None:
     """Print one JSON line: a measurement, and the versions of what it ran on."""
     versions = {name: importlib.metadata.version(name) for name in packages}
     print(json.dumps({**facts, "versions": versions}), flush=True)

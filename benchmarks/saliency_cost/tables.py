@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from saliency_cost.runs import Row
 from saliency_cost.workload import Shape
 
 FAR = 32_768
+Clock = Literal["cpu_seconds", "seconds"]
+"""CPU time of the process, which a busy machine does not lengthen; or wall-clock time."""
 
 
 def methods_of(rows: Sequence[Row]) -> list[str]:
@@ -25,13 +28,15 @@ def tokens_of(rows: Sequence[Row]) -> list[int]:
     return sorted({row["tokens"] for row in rows})
 
 
-def ratios(rows: Sequence[Row], method: str, tokens: int, baseline: str) -> list[float]:
+def ratios(
+    rows: Sequence[Row], method: str, tokens: int, baseline: str, clock: Clock = "cpu_seconds"
+) -> list[float]:
     """Seconds of a method over those of the baseline in the same round.
 
     Of a peer that attributes target tokens one by one: seconds per target token.
     """
     seconds = {
-        (row["method"], row["round"]): row["seconds"] / row.get("targets", 1)
+        (row["method"], row["round"]): row[clock] / row.get("targets", 1)
         for row in rows
         if row["pass"] == "time" and row["tokens"] == tokens and "error" not in row
     }
@@ -43,10 +48,12 @@ def ratios(rows: Sequence[Row], method: str, tokens: int, baseline: str) -> list
     ]
 
 
-def seconds(rows: Sequence[Row], method: str, tokens: int) -> list[float]:
+def seconds(
+    rows: Sequence[Row], method: str, tokens: int, clock: Clock = "cpu_seconds"
+) -> list[float]:
     """Seconds of all rounds of a method."""
     return [
-        row["seconds"]
+        row[clock]
         for row in rows
         if (row["method"], row["tokens"], row["pass"]) == (method, tokens, "time")
         and "error" not in row
@@ -78,11 +85,12 @@ def first_error(rows: Sequence[Row], method: str) -> tuple[int, str] | None:
     return min(failed, default=None)
 
 
-def tables(rows: Sequence[Row], baseline: str) -> str:
-    """Both tables as Markdown: time as a ratio to the baseline, and peak memory."""
+def tables(rows: Sequence[Row], baseline: str, clock: Clock = "cpu_seconds") -> str:
+    """Tables as Markdown: time as a ratio to the baseline, in seconds, and peak memory."""
+    name = "CPU time" if clock == "cpu_seconds" else "Wall-clock time"
 
     def time_cell(method: str, tokens: int) -> str:
-        found = ratios(rows, method, tokens, baseline)
+        found = ratios(rows, method, tokens, baseline, clock)
         error = _error(rows, method, tokens)
         if not found:
             return error or "not measured"
@@ -90,7 +98,7 @@ def tables(rows: Sequence[Row], baseline: str) -> str:
         return f"{ratio}; {error}" if error else ratio
 
     def seconds_cell(method: str, tokens: int) -> str:
-        found = seconds(rows, method, tokens)
+        found = seconds(rows, method, tokens, clock)
         best = f"{min(found):.2f}" if found else ""
         return best and f"{best} s of {', '.join(f'{s:.2f}' for s in found)}"
 
@@ -103,9 +111,9 @@ def tables(rows: Sequence[Row], baseline: str) -> str:
     grown = {method: growth(rows, method) for method in methods_of(rows)}
     return "\n\n".join(
         [
-            f"Time, as a ratio to {baseline!r} of the same round: median (least - largest)",
+            f"{name}, as a ratio to {baseline!r} of the same round: median (least - largest)",
             _table(rows, time_cell),
-            "Seconds: the best, of all rounds",
+            f"{name}: the best, of all rounds",
             _table(rows, seconds_cell),
             "Peak memory above the loaded model, GiB; its factor at the last doubling",
             _table(rows, peak_cell, last=("per doubling", _factors(grown))),
@@ -142,7 +150,7 @@ def _error(rows: Sequence[Row], method: str, tokens: int) -> str | None:
     for row in rows:
         if (row["method"], row["tokens"]) == (method, tokens) and "error" in row:
             earlier = row.get("failed_at", tokens)
-            return row["error"] + (f" at {earlier:,}" if earlier != tokens else "")
+            return f"{row['error']} at {earlier:,}" if earlier != tokens else str(row["error"])
     return None
 
 
