@@ -1,10 +1,10 @@
 """Measures inseq on the same checkpoint and tokens; run by the Python of inseq's own environment.
 
-inseq attributes target tokens one at a time: for each it runs the model over all tokens before it,
-and keeps for each earlier token the gradient at its input embedding, in all dimensions ("saliency"),
-or the attention on it in every layer and head, without a gradient ("attention"). No score is a
-product of attention and gradient, and none is pooled into steps. Only the last `--targets` tokens
-are attributed, whose prefixes are the longest.
+inseq attributes target tokens one at a time: for each it runs the model over all tokens before it.
+"saliency" keeps the gradient at each earlier token's input embedding, in all dimensions;
+"attention" the attention on it in every layer and head, without a gradient. No score is a product
+of attention and gradient, and none is pooled into steps. Only the last `--targets` tokens are
+attributed, whose prefixes are the longest.
 """
 
 from __future__ import annotations
