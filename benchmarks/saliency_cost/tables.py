@@ -51,9 +51,9 @@ def ratios(
 def seconds(
     rows: Sequence[Row], method: str, tokens: int, clock: Clock = "cpu_seconds"
 ) -> list[float]:
-    """Seconds of all rounds of a method."""
+    """Seconds of all rounds of a method; per target token as in `ratios`."""
     return [
-        row[clock]
+        row[clock] / row.get("targets", 1)
         for row in rows
         if (row["method"], row["tokens"], row["pass"]) == (method, tokens, "time")
         and "error" not in row
