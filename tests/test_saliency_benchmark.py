@@ -1,7 +1,6 @@
 """What saliency costs: the benchmark's methods agree, limits hold, tables are right."""
 
 import importlib
-import inspect
 import json
 import sys
 from dataclasses import replace
@@ -9,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from stepflow_tl import step_saliency
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 TOKENS = 150
@@ -60,14 +57,7 @@ def test_the_tokenizer_reads_its_text_as_the_same_ids(tiny) -> None:
     assert workload.load_words(tiny)(workload.text_of(ids))["input_ids"] == ids
 
 
-def unless_backends(*name):
-    there = "backend" in inspect.signature(step_saliency).parameters
-    return pytest.param(*name, marks=pytest.mark.skipif(not there, reason="no backends yet"))
-
-
-@pytest.mark.parametrize(
-    "name", ["run_with_cache", *map(unless_backends, ("hooks", "fused", "fused + checkpoint"))]
-)
+@pytest.mark.parametrize("name", ["run_with_cache", "hooks", "fused", "fused + checkpoint"])
 def test_methods_of_one_loss_make_the_same_map(tiny, name) -> None:
     methods = importlib.import_module("saliency_cost.methods").METHODS
     trace = importlib.import_module("saliency_cost.workload").make_trace(TOKENS, 300)

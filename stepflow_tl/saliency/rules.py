@@ -82,17 +82,17 @@ def next_token_loss(
 
     Args:
         logits: The rows' logits.
-        targets: The token that follows each row; read only where the weight is not zero.
+        targets: The token that follows each row; of no matter where the weight is zero.
         weights: Weight of each row.
     """
-    rows = weights.nonzero()[:, 0].to(logits.device)
+    rows = _weighted(weights)
     chosen = logits[0, rows]
     losses = torch.nn.functional.cross_entropy(
         chosen if chosen.dtype == torch.float64 else chosen.float(),
-        targets[0].to(logits.device)[rows],
+        targets[0, rows].to(logits.device),
         reduction="none",
     )
-    return (losses * weights.to(losses)[rows]).sum()
+    return (losses * weights[rows].to(losses)).sum()
 
 
 def loss_gradient(
@@ -107,16 +107,22 @@ def loss_gradient(
     Args:
         hidden: What the model unembeds.
         unembed: From hidden states to logits.
-        targets: The token that follows each row; read only where the weight is not zero.
+        targets: The token that follows each row; of no matter where the weight is zero.
         weights: Weight of each row's negative log-likelihood.
         rows_at_once: Rows whose logits are alive together.
     """
     gradient = torch.zeros_like(hidden)
-    for some in torch.split(weights.nonzero()[:, 0], rows_at_once):
-        rows = some.to(hidden.device)
+    some = _weighted(weights)
+    for first in range(some.start, some.stop, rows_at_once):
+        rows = slice(first, min(some.stop, first + rows_at_once))
         with torch.enable_grad():
             states = hidden[rows].detach().requires_grad_()
-            logits = unembed(states[None])
-            loss = next_token_loss(logits, targets[None, some], weights[some])
+            loss = next_token_loss(unembed(states[None]), targets[None, rows], weights[rows])
             (gradient[rows],) = torch.autograd.grad(loss, states)
     return gradient
+
+
+def _weighted(weights: Float[Tensor, "pos"]) -> slice:
+    """From the first row of some weight to the last."""
+    rows = weights.nonzero()[:, 0].tolist()
+    return slice(rows[0], rows[-1] + 1) if rows else slice(0, 0)
