@@ -139,6 +139,13 @@ def saliency(
     objective: Annotated[
         str, typer.Option(help="token (the paper), sequence (its code), summary or answer.")
     ] = "token",
+    backend: Annotated[
+        str, typer.Option(help="hooks, fused (long traces), or auto, which chooses.")
+    ] = "auto",
+    work_file: Annotated[
+        Path | None,
+        typer.Option(help="Write the scores here meanwhile; a stopped run goes on from it."),
+    ] = None,
 ) -> None:
     """Compute the step-to-step saliency map of a trace.
 
@@ -152,6 +159,9 @@ def saliency(
         _read_trace(trace, loaded),
         rule=rule,  # type: ignore[arg-type]
         objective=objective,  # type: ignore[arg-type]
+        backend=backend,  # type: ignore[arg-type]
+        work_file=work_file,
+        progress=True,
     )
     typer.echo(repr(step_map))
     if out is not None:

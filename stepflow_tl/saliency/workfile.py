@@ -44,7 +44,8 @@ class WorkFile:
     def __init__(self, path: str | Path, made_of: Mapping[str, Any]) -> None:
         self._path = Path(path)
         try:
-            self._database = sqlite3.connect(self._path)
+            # A backward pass on a GPU runs, and writes, in a thread of its own.
+            self._database = sqlite3.connect(self._path, check_same_thread=False)
         except sqlite3.OperationalError as error:
             raise WorkFileError(f"expected a place for a work file at {path}: {error}") from error
         try:
