@@ -27,7 +27,13 @@ from stepflow_tl.interventions import (
 )
 from stepflow_tl.layers import resolve_layers
 from stepflow_tl.models import ModelError, load_model
-from stepflow_tl.saliency import StepMap, StepMapError, step_saliency, token_saliency
+from stepflow_tl.saliency import (
+    StepMap,
+    StepMapError,
+    WorkFileError,
+    step_saliency,
+    token_saliency,
+)
 from stepflow_tl.statistics import compare
 from stepflow_tl.strategies import (
     BudgetForcing,
@@ -75,6 +81,7 @@ __all__ = [
     "TraceError",
     "UniformPriorBridge",
     "WordProblems",
+    "WorkFileError",
     "__version__",
     "compare",
     "compare_groups",

@@ -78,6 +78,11 @@ def test_a_transcript_as_text_can_be_read(run, saved, tmp_path):
     transcript = tmp_path / "transcript.txt"
     transcript.write_text(Trace.load(saved).text)
     assert run("saliency", transcript)[0] == 0
+    work = tmp_path / "map.work"
+    for _ in range(2):
+        code, out, _ = run("saliency", transcript, "--backend", "fused", "--work-file", work)
+        assert code == 0
+        assert "backend=fused" in out
 
 
 @pytest.mark.parametrize(

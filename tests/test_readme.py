@@ -7,7 +7,7 @@ import matplotlib as mpl
 import pytest
 from matplotlib import pyplot as plt
 
-from stepflow_tl import cli
+from stepflow_tl import Trace, cli
 from stepflow_tl.sweep import read_config
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -30,6 +30,16 @@ def test_a_format_of_ones_own_reads_a_transcript(qwen2, tokenizer):
     exec("from stepflow_tl import Format, Trace\n" + BLOCKS[2], names)
     steps = [step.text.strip() for step in names["trace"].steps]
     assert steps == ["Why?", "One.", "Two.\n[ANSWER", "So."]  # a delimiter of several tokens
+
+
+def test_a_long_trace_is_mapped(qwen2, tokenizer, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    ids = [i % 300 for i in range(1100)]
+    trace = Trace.from_token_ids(tokenizer, ids, prompt_length=40, strict=False)
+    block = next(block for block in BLOCKS if "work_file=" in block)
+    exec("from stepflow_tl import step_saliency\n" + block, {"model": qwen2, "trace": trace})
+    assert capsys.readouterr().out == "fused\n"
+    assert (tmp_path / "map.work").exists()
 
 
 def test_the_commands_named_exist():
