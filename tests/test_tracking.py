@@ -23,7 +23,7 @@ def here(segments: list[int], steps: list[int] | None = None, start: int = 0) ->
         step=torch.tensor([steps or [0] * len(segments)]),
         step_starts=(),
         open_steps=(None,),
-        reasoning=True,
+        reasoning_from=start,
     )
 
 

@@ -15,7 +15,7 @@ from stepflow_tl.interventions.ledger import Ledger
 from stepflow_tl.interventions.rerun import RowAgain, widened
 from stepflow_tl.layers import LayerSpec
 from stepflow_tl.models import hook_name
-from stepflow_tl.sequences import THINKING, StepStart
+from stepflow_tl.sequences import THINKING, StepStart, places
 from stepflow_tl.tracking import Here, Tracker
 
 
@@ -123,8 +123,7 @@ class GradientMomentum(Intervention):
                 due = _due(here)
                 if not due:
                     return None
-                rows = torch.tensor([s.row for s in due], device=stream.device)
-                queries = torch.tensor([s.position - here.start for s in due], device=stream.device)
+                rows, queries = places(due, here.start, stream.device)
                 units = torch.stack([reruns[s.row].units[s.position][index] for s in due])
                 at = stream[rows, queries]
                 added = self.against(at, units)
