@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from flows import EXACT, FLOW, FLOWS, GM, NEAR, OEB, SMI, UPB, close
-from helpers import load_tiny, teacher_forced
+from flows import EXACT, FLOW, FLOWS, GM, MANY_AND_FEW, NEAR, OEB, SMI, UPB, close
+from helpers import Readings, load_tiny, teacher_forced
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, StaticCache
 
@@ -210,6 +210,28 @@ def test_gradients_are_those_of_the_hook_path(
         gradients.append(torch.autograd.grad(loss, weight)[0])
     scale = gradients[0].abs().max()
     close(gradients[1] / scale, gradients[0] / scale, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*never fired")
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("flow", MANY_AND_FEW)
+def test_the_host_reads_ids_and_lengths_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+    plain: Any,
+    tokenizer: Any,
+    trace: Trace,
+    flow: StepFlow,
+    static: bool,
+) -> None:
+    """Once per forward pass, whatever the layers and interventions."""
+    counts = []
+    for attached in (flow, StepFlow()):
+        with attached.attach(plain, tokenizer=tokenizer), Readings(monkeypatch) as readings:
+            run_chunks(plain, trace.tokens.expand(2, -1), [28], static=static)
+        counts.append(readings.count)
+    decoded = len(trace) - 28
+    lengths = decoded if static else 0  # a static cache's length is a tensor, once it is filled
+    assert counts[0] - counts[1] == 1 + decoded + lengths
 
 
 class TestTiles:
