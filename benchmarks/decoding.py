@@ -63,7 +63,7 @@ def build(layers: int, device: str) -> Any:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(("q_proj.bias", "k_proj.bias")):
-                parameter.normal_(std=2.0)
+                parameter.normal_(std=4.0)
     return model.to(device)
 
 
@@ -92,11 +92,12 @@ def texts(tokenizer: Any, batch: int, prompt: int, tokens: int) -> Tensor:
         question = prompt_text(" ".join(problem.question for problem in own[: prompt // 40]))
         thinking = " ".join(problem.thinking for problem in own[: 2 + tokens // 20])
         asked, thought = (
-            tokenizer(text, add_special_tokens=False)["input_ids"]
-            for text in (question, thinking)
+            tokenizer(text, add_special_tokens=False)["input_ids"] for text in (question, thinking)
         )
         if len(asked) < prompt or len(thought) < tokens:
-            raise SystemExit(f"expected {prompt} + {tokens} tokens, got {len(asked)}, {len(thought)}")
+            raise SystemExit(
+                f"expected {prompt} + {tokens} tokens, got {len(asked)}, {len(thought)}"
+            )
         rows.append(asked[-prompt:] + thought[:tokens])
     return torch.tensor(rows)
 

@@ -157,7 +157,8 @@ class StepFlow:
                 model.generate(**inputs, max_new_tokens=4096)
 
         Rows of the batch must keep their places: no beam search. One StepFlow can be attached to
-        such a model at a time, and none that holds a `GradientMomentum`.
+        such a model at a time, and none that holds a `GradientMomentum`. It is not compiled: with
+        a static cache on a GPU pass ``disable_compile=True`` to ``generate``.
 
         Args:
             model: A `TransformerBridge`, a `HookedTransformer`, or a Hugging Face decoder whose

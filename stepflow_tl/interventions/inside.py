@@ -22,6 +22,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -59,10 +60,37 @@ def hooks_inside(model: Any, hooks: Sequence[Hook], tracker: Tracker) -> Iterato
     Raises:
         ModelError: The model, its attention implementation or a hook is none that this can serve.
     """
-    original, at = _own_attention(model), _by_layer(model, hooks)
+    attention = _Attention(_own_attention(model), _by_layer(model, hooks), tracker)
     layers = decoder_layers(model)
+    with ExitStack() as stack:
+        stack.enter_context(tracker.watch(model))  # first: hooks at layer 0 ask where it stands
+        for layer, functions in attention.functions.items():
+            if functions["resid_pre"]:
+                handle = layers[layer].register_forward_pre_hook(
+                    _before_layer(functions["resid_pre"]), with_kwargs=True
+                )
+                stack.callback(handle.remove)
+        masks_of = text_config(model)._attn_implementation
+        stack.enter_context(attention_function(model, attention, masks_of=masks_of))
+        yield
 
-    def attend(
+
+@dataclass(frozen=True)
+class _Attention:
+    """The attention function of all layers: an `AttentionFunction`.
+
+    Attributes:
+        original: The model's own.
+        functions: Hook functions by layer and site.
+        tracker: Follows the model.
+    """
+
+    original: AttentionFunction
+    functions: dict[int, dict[SiteName, list[Any]]]
+    tracker: Tracker
+
+    def __call__(
+        self,
         module: Any,
         query: Float[Tensor, "batch head query d_head"],
         key: Float[Tensor, "batch kv_head key d_head"],
@@ -70,42 +98,50 @@ def hooks_inside(model: Any, hooks: Sequence[Hook], tracker: Tracker) -> Iterato
         mask: Tensor | None,
         **options: Any,
     ) -> tuple[Float[Tensor, "batch query head d_head"], Tensor | None]:
-        functions = at.get(getattr(module, "layer_idx", -1))
+        """Attend as the model does, through the hook functions of the layer."""
+        functions = self.functions.get(getattr(module, "layer_idx", -1))
         if functions is None:
-            return original(module, query, key, value, mask, **options)
-        here, queries = tracker.here, query.shape[2]
+            return self.original(module, query, key, value, mask, **options)
+        here, queries = self.tracker.here, query.shape[2]
         filled = min(key.shape[2], here.segment.shape[1])  # a static cache has room for more
-        _through(functions["v"], value[:, :, filled - queries : filled].transpose(1, 2).clone())
-        plain = here.reasoning_from - here.start if functions["pattern"] else queries
-        if plain == queries:
-            z = original(module, query, key, value, mask, **options)[0]
-            return _through(functions["z"], z), None
+        if functions["v"]:  # a copy: a cache may be written to in place
+            new = value[:, :, filled - queries : filled].transpose(1, 2).clone()
+            _through(functions["v"], new)
+        if functions["pattern"] and here.reasoning:
+            key, value = key[:, :, :filled], value[:, :, :filled]
+            parts = self._parts(functions["pattern"], module, query, key, value, mask, **options)
+            z = torch.cat(list(parts), dim=1)
+        else:
+            z = self.original(module, query, key, value, mask, **options)[0]
+        return _through(functions["z"], z), None
+
+    def _parts(
+        self,
+        functions: Functions,
+        module: Any,
+        query: Float[Tensor, "batch head query d_head"],
+        key: Float[Tensor, "batch kv_head key d_head"],
+        value: Float[Tensor, "batch kv_head key d_head"],
+        mask: Tensor | None,
+        **options: Any,
+    ) -> Iterator[Float[Tensor, "batch rows head d_head"]]:
+        """Outputs of the queries before the first in thinking or summary, then tile by tile."""
+        here, queries = self.tracker.here, query.shape[2]
 
         def rows(first: int, stop: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
             """Queries, keys, values and mask, as if the pass ended after these queries."""
-            seen = filled - queries + stop
+            seen = key.shape[2] - queries + stop
             shown = None if mask is None else mask[:, :, first:stop, :seen]
             return query[:, :, first:stop], key[:, :, :seen], value[:, :, :seen], shown
 
-        parts = [original(module, *rows(0, plain), **options)[0]] if plain else []
+        plain = here.reasoning_from - here.start
+        if plain:
+            yield self.original(module, *rows(0, plain), **options)[0]
         for first in range(plain, queries, _TILE):
             stop = min(first + _TILE, queries)
-            with tracker.standing(here.part(first, stop)):
-                parts.append(attend_through(functions["pattern"], *rows(first, stop), **options))
-        z = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-        return _through(functions["z"], z), None
-
-    with ExitStack() as stack:
-        stack.enter_context(tracker.watch(model))  # first: hooks at layer 0 ask where it stands
-        for layer, functions in at.items():
-            if functions["resid_pre"]:
-                handle = layers[layer].register_forward_pre_hook(
-                    _before_layer(functions["resid_pre"]), with_kwargs=True
-                )
-                stack.callback(handle.remove)
-        masks_of = text_config(model)._attn_implementation
-        stack.enter_context(attention_function(model, attend, masks_of=masks_of))
-        yield
+            with self.tracker.standing(here.part(first, stop)):
+                tile = attend_through(functions, *rows(first, stop), **options)
+            yield tile
 
 
 def attend_through(

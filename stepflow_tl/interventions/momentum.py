@@ -110,7 +110,7 @@ class StepMomentum(Intervention):
                 added = self.alpha * momentum.repeat_interleave(groups, dim=1)
                 result = z.index_put((rows, queries), added.to(z.dtype), accumulate=True)
                 into = heads_to_residual(model, layer, added).float().norm(dim=-1)
-                stream = values.residual[rows, queries].float().norm(dim=-1)
+                stream = values.residual.to(z.device)[rows, queries].float().norm(dim=-1)
                 ledger.add(
                     name,
                     layer,

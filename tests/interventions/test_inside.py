@@ -106,15 +106,15 @@ def test_logits_are_those_of_the_hook_path(
     with flow.attach(bridge) as run:
         expected = teacher_forced(bridge, trace.tokens)
     table = run.ledger.to_dataframe()
-    for chunks in ([86], [28, 32], [5, 30, 7, 20, 22], [28]):
-        for static in (False, True):
-            with flow.attach(model, tokenizer=tokenizer) as run:
-                logits = run_chunks(model, trace.tokens, chunks, static=static)
-            close(logits, expected, **NEAR)
-            mine = run.ledger.to_dataframe()
-            for column in ("rows_seen", "injections"):
-                assert mine[column].tolist() == table[column].tolist()
-            assert mine.rows_changed.sub(table.rows_changed).abs().max() <= 2
+    ways = (([86], False), ([28, 32], False), ([5, 30, 7, 20, 22], False), ([28, 32], True))
+    for chunks, static in ways:
+        with flow.attach(model, tokenizer=tokenizer) as run:
+            logits = run_chunks(model, trace.tokens, chunks, static=static)
+        close(logits, expected, **NEAR)
+        mine = run.ledger.to_dataframe()
+        for column in ("rows_seen", "injections"):
+            assert mine[column].tolist() == table[column].tolist()
+        assert mine.rows_changed.sub(table.rows_changed).abs().max() <= 2
 
 
 def test_without_a_cache_and_growing(both: tuple[Any, Any], tokenizer: Any, trace: Trace) -> None:
@@ -298,6 +298,19 @@ class TestTiles:
         )
         close(seen[0], torch.tensor([[1 / 4, 2 / 4], [1 / 6, 4 / 6]]).view(1, 2, 1, 2))
         close(z, torch.tensor([5.25, 41 / 6]).view(1, 1, 2, 1))
+
+    def test_dropout_is_the_models(self) -> None:
+        seen: list[Tensor] = []
+        ones = torch.ones(1, 1, 50, 1)
+        inside.attend_through(
+            [lambda pattern, hook: seen.append(pattern)],
+            ones[:, :, :1],
+            ones,
+            ones,
+            None,
+            dropout=0.5,
+        )
+        close(seen[0].unique(), torch.tensor([0.0, 0.04]))
 
     def test_scores_may_be_capped(self) -> None:
         query, key = torch.full((1, 1, 1, 1), 100.0), torch.tensor([0.0, 1.0]).view(1, 1, 2, 1)
