@@ -9,11 +9,12 @@ from helpers import Decoding, cached, encode, hooks_of, teacher_forced
 from torch import Tensor
 
 from stepflow_tl.formats import THINK
+from stepflow_tl.here import Here
 from stepflow_tl.models import attention_window, hook_name
 from stepflow_tl.reading import FRAME
 from stepflow_tl.sequences import PADDING, LabelBuffer, TrackingError
 from stepflow_tl.trace import Trace
-from stepflow_tl.tracking import Here, Replay, Tracker, declare_prompts, declare_trace
+from stepflow_tl.tracking import Replay, Tracker, declare_prompts, declare_trace
 
 
 def here(segments: list[int], steps: list[int] | None = None, start: int = 0) -> Here:

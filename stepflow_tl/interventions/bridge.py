@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from stepflow_tl.here import Bridge, Groups
 from stepflow_tl.interventions.base import Hook, Intervention
 from stepflow_tl.interventions.ledger import Ledger
 from stepflow_tl.layers import LayerSpec
 from stepflow_tl.models import attention_window, hook_name
-from stepflow_tl.tracking import Bridge, Groups, Tracker
+from stepflow_tl.tracking import Tracker
 
 Infeasible = Literal["clamp", "scale", "skip"]
 

@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stepflow_tl.here import Here
 from stepflow_tl.interventions.base import Hook, Intervention, Others
 from stepflow_tl.interventions.ledger import Ledger
 from stepflow_tl.interventions.rerun import RowAgain, widened
 from stepflow_tl.layers import LayerSpec
 from stepflow_tl.models import hook_name
 from stepflow_tl.sequences import THINKING, StepStart, places
-from stepflow_tl.tracking import Here, Tracker
+from stepflow_tl.tracking import Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
