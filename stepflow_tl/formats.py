@@ -25,6 +25,7 @@ CutterName = Literal["sentence", "paragraph", "line", "none"]
 MIN_SENTENCE_CHARACTERS = 15
 _TAIL_CHARACTERS = 64  # a cutter looks back no further than this into the open step
 _SENTENCE_END = re.compile(r"\.(?=\s)")
+_LEADING_SPACE = re.compile(r"\s*")
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 
 
@@ -52,14 +53,14 @@ def cut_sentences(step: str, token: str) -> bool:
 
 def cut_paragraphs(step: str, token: str) -> bool:
     """Cut at a blank line; the blank line itself stays with the paragraph before it."""
-    if not token.strip() or not step.strip():
+    if not token.strip() or _is_blank(step):
         return False
     return _BLANK_LINE.search(_tail(step) + _leading_space(token)) is not None
 
 
 def cut_lines(step: str, token: str) -> bool:
     """Cut at a line break; the line break itself stays with the line before it."""
-    if not token.strip() or not step.strip():
+    if not token.strip() or _is_blank(step):
         return False
     return "\n" in _tail(step) + _leading_space(token)
 
@@ -69,9 +70,15 @@ def cut_nothing(step: str, token: str) -> bool:
     return False
 
 
+def _is_blank(step: str) -> bool:
+    return not step or step.isspace()
+
+
 def _tail(step: str) -> str:
-    """The end of a step, without the white space that it began with."""
-    return step.lstrip()[-_TAIL_CHARACTERS:]
+    """The end of a step, without the white space that it began with; no copy of a long step."""
+    blank = _LEADING_SPACE.match(step)
+    assert blank is not None
+    return step[max(blank.end(), len(step) - _TAIL_CHARACTERS) :]
 
 
 def _leading_space(text: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -240,59 +240,58 @@ def decode_batch(
         Each row's response, up to and including its end token.
     """
     device = next(model.parameters()).device
-    tokens, mask = _pad_left(prompts, pad_token_id(model))
+    tokens, mask = _pad_left(prompts, pad_token_id(model), limit)
     pads = [tokens.shape[1] - len(prompt) for prompt in prompts]
-    ends = torch.tensor(sorted(end_token_ids(model)), device=device)
+    ends = end_token_ids(model)
     with torch.no_grad(), declare_prompts([len(p) for p in prompts], pads, form):
         steps = _decoding_steps(
             model, tokens.to(device), mask.to(device), sampling, generators, limit, ends, forcing
         )
-        columns = torch.stack(list(steps), dim=1).tolist()
-    stop = set(ends.tolist())
-    return [_up_to_end(row, stop) for row in columns]
+        columns = list(steps)
+    return [_up_to_end(row, ends) for row in zip(*columns, strict=True)]
 
 
 def _decoding_steps(
     model: Any,
     tokens: Int[Tensor, "batch new"],
-    mask: Int[Tensor, "batch pos"],
+    mask: Int[Tensor, "batch capacity"],
     sampling: Sampling,
     generators: Sequence[torch.Generator],
     limit: int,
-    ends: Int[Tensor, "end"],
+    ends: frozenset[int],
     forcing: Forcing | None,
-) -> Iterator[Int[Tensor, "batch"]]:
+) -> Iterator[list[int]]:
     """The next token of every row, until all rows have ended or the limit is reached."""
     cache = None
-    finished: Bool[Tensor, "batch"] = torch.zeros(
-        len(generators), dtype=torch.bool, device=tokens.device
-    )
+    length = tokens.shape[1]
+    unfinished = set(range(len(generators)))
     forced = None if forcing is None else forcing.rows(len(generators))
     for _ in range(limit):
-        logits, cache = decode(model, tokens, mask, cache)
+        logits, cache = decode(model, tokens, mask[:, :length], cache)
         chosen = sampling.choose(logits, generators)
+        ids: list[int] = chosen.tolist()
         if forced is not None:
-            rows = zip(forced, chosen.tolist(), strict=True)
-            chosen = torch.tensor([row.next(token) for row, token in rows]).to(chosen)
-        yield chosen
-        finished = finished | torch.isin(chosen, ends)
-        if bool(finished.all()):
+            ids = [row.next(token) for row, token in zip(forced, ids, strict=True)]
+            chosen = torch.tensor(ids).to(chosen)
+        yield ids
+        unfinished = {row for row in unfinished if ids[row] not in ends}
+        if not unfinished:
             return
-        tokens = chosen[:, None]
-        mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
+        tokens, length = chosen[:, None], length + 1
 
 
 def _pad_left(
-    prompts: Sequence[Sequence[int]], pad_id: int
-) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+    prompts: Sequence[Sequence[int]], pad_id: int, limit: int
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch capacity"]]:
+    """The prompts as a batch, and a mask with room for `limit` tokens more."""
     longest = max(len(prompt) for prompt in prompts)
     padded = [[pad_id] * (longest - len(p)) + list(p) for p in prompts]
-    mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
+    mask = [[0] * (longest - len(p)) + [1] * (len(p) + limit) for p in prompts]
     return torch.tensor(padded), torch.tensor(mask)
 
 
-def _up_to_end(row: list[int], ends: set[int]) -> list[int]:
+def _up_to_end(row: Sequence[int], ends: frozenset[int]) -> list[int]:
     for i, token in enumerate(row):
         if token in ends:
-            return row[: i + 1]
-    return row
+            return list(row[: i + 1])
+    return list(row)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from stepflow_tl.formats import Cutter, Format, question_span, resolve_cutter
+from stepflow_tl.huggingface import huggingface_model
 
 FRAME = -1
 """Step index of tokens that belong to no step: template, delimiters, end tokens."""
@@ -35,12 +36,17 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset(tokenizer.all_special_ids) | added
 
 
-def end_token_ids(model: Any) -> frozenset[int]:
-    """Ids that end a response: the tokenizer's end token and the model's generation settings."""
-    tokenizer = getattr(model, "tokenizer", None) or model
+def end_token_ids(model: Any, tokenizer: Any | None = None) -> frozenset[int]:
+    """Ids that end a response: the tokenizer's end token and the model's generation settings.
+
+    Args:
+        model: Any model, or a tokenizer alone.
+        tokenizer: In place of the model's own.
+    """
+    tokenizer = tokenizer or getattr(model, "tokenizer", None) or model
     ids = {tokenizer.eos_token_id}
-    original = getattr(model, "original_model", None)
-    configured = getattr(getattr(original, "generation_config", None), "eos_token_id", None)
+    settings = getattr(huggingface_model(model), "generation_config", None)
+    configured = getattr(settings, "eos_token_id", None)
     ids.update(configured if isinstance(configured, list) else [configured])
     return frozenset(i for i in ids if i is not None)
 
@@ -238,7 +244,9 @@ class TraceReader:
             self._open_step = text
             self._step += 1
         else:
-            self._open_step += text
+            step, self._open_step = self._open_step, ""
+            step += text  # in place while nothing else holds it: no copy of a long step per token
+            self._open_step = step
         return self._step
 
     def _may_open(self) -> bool:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
 from stepflow_tl.reading import FRAME, TokenLabel
 from stepflow_tl.trace import Trace
 
@@ -32,6 +36,15 @@ class StepStart(NamedTuple):
     position: int
     segment: int
     previous: tuple[int, int]
+
+
+def places(
+    starts: Sequence[StepStart], first: int, device: torch.device
+) -> tuple[Int[Tensor, "start"], Int[Tensor, "start"]]:
+    """Row and query of each step start in a pass whose first query has position `first`."""
+    at = torch.tensor([[start.row, start.position - first] for start in starts])
+    rows, queries = at.to(device, non_blocking=True).unbind(1)
+    return rows, queries
 
 
 @runtime_checkable
@@ -101,8 +114,13 @@ class Row:
         self._declared_pads, self._pad_id = pads, pad_id
         self._pads = 0  # read so far
 
-    def read(self, columns: Sequence[int]) -> None:
-        """Go on with the next columns of this row of the batch."""
+    def read(self, columns: Sequence[int]) -> int:
+        """Go on with the next columns of this row of the batch.
+
+        Returns:
+            The first column whose labels are new, or other than before.
+        """
+        first = len(self.steps)
         for token_id in columns:
             self.columns.append(token_id)
             if self._is_padding(token_id):
@@ -119,6 +137,8 @@ class Row:
         if span is not None and self.steps[self._pads + span[0]] == FRAME:
             for i in range(*span):  # the question is known once its prompt is complete
                 self.steps[self._pads + i] = self._labels.labels[i].step
+            return min(first, self._pads + span[0])
+        return first
 
     @property
     def pads(self) -> int:
@@ -145,3 +165,42 @@ class Row:
         if self.open is not None:
             self.starts.append((position, segment, self.open))
         self.open, self._open_step = (position, position + 1), step
+
+
+class LabelBuffer:
+    """Segment and step of every position of a batch, on a device.
+
+    It grows by doubling, so that a forward pass copies no labels but those that are new.
+
+    Args:
+        rows: Number of rows of the batch.
+        device: Where the labels live.
+    """
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self._held: Int[Tensor, "kind batch capacity"] = torch.empty(
+            2, rows, 0, dtype=torch.long, device=device
+        )
+        self._length = 0
+
+    @property
+    def segment(self) -> Int[Tensor, "batch pos"]:
+        """Segment of every position so far."""
+        return self._held[0, :, : self._length]
+
+    @property
+    def step(self) -> Int[Tensor, "batch pos"]:
+        """Step of every position so far."""
+        return self._held[1, :, : self._length]
+
+    def write(self, rows: Sequence[Row], first: int) -> None:
+        """Take over the labels of all rows from column `first` on."""
+        labels = [[row.segments[first:] for row in rows], [row.steps[first:] for row in rows]]
+        new = torch.tensor(labels, dtype=torch.long)
+        self._length = first + new.shape[2]
+        if self._length > self._held.shape[2]:
+            with torch.inference_mode(False):  # else it could be written in that mode only
+                room = self._held.new_empty(*self._held.shape[:2], 2 * self._length)
+            room[..., :first] = self._held[..., :first]
+            self._held = room
+        self._held[..., first : self._length].copy_(new, non_blocking=True)

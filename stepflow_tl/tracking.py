@@ -1,10 +1,11 @@
 """Where decoding is: each row's absolute position, segment and step, whatever drives the model.
 
 A `Tracker` sees token ids on their way into the embedding, and the number of keys at the first
-attention pattern. From these it knows where every row of a pattern stands, with or without a KV
-cache, in prefill, in chunked prefill, in a left-padded batch, and in sliding-window layers whose
-cache keeps only the last keys. Hook functions ask `Tracker.here`; they keep no position of their
-own.
+attention pattern (in a plain Hugging Face model: the length of the cache at the first layer). From
+these it knows where every row of a pattern stands, with or without a KV cache, in prefill, in
+chunked prefill, in a left-padded batch, and in sliding-window layers whose cache keeps only the
+last keys. Hook functions ask `Tracker.here`; they keep no position of their own. What a forward
+pass costs here grows with its new tokens, not with those before.
 
 Positions count padding: position p is column p of the left-padded batch.
 """
@@ -12,96 +13,30 @@ Positions count padding: position p is column p of the left-padded batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from stepflow_tl.formats import Format, resolve_format
+from stepflow_tl.here import Here
+from stepflow_tl.huggingface import decoder_layers, is_huggingface
 from stepflow_tl.models import attention_window, embedding_module, hook_name, tokenizer_of
 from stepflow_tl.reading import FRAME, TraceReader, end_token_ids
 from stepflow_tl.sequences import (
     THINKING,
     KnownTrace,
+    LabelBuffer,
     Row,
     StepStart,
     TrackingError,
 )
 from stepflow_tl.trace import Trace
 
-Bridge = Literal["prompt", "question"]
-
-
-class Groups(NamedTuple):
-    """The keys of each query row, split for the Odds-Equal Bridge.
-
-    Attributes:
-        bridge: Visible keys of the bridge B.
-        current: Visible keys of the current segment so far, S.
-        bridge_size: |B|, the number of visible bridge keys.
-        current_size: |S|, the number of visible keys of the current segment.
-    """
-
-    bridge: Bool[Tensor, "batch query key"]
-    current: Bool[Tensor, "batch query key"]
-    bridge_size: Float[Tensor, "batch query"]
-    current_size: Float[Tensor, "batch query"]
-
-
-@dataclass(frozen=True)
-class Here:
-    """Where one forward pass stands.
-
-    Attributes:
-        start: Position of its first query.
-        segment: Segment of every position so far; `PADDING` for padding.
-        step: Step of every position so far; `FRAME` for none.
-        step_starts: Steps that begin at this pass's queries.
-        open_steps: Span of each row's last step so far; None before the first, and after the end.
-        reasoning: Whether any query of this pass lies in thinking or summary.
-    """
-
-    start: int
-    segment: Int[Tensor, "batch pos"]
-    step: Int[Tensor, "batch pos"]
-    step_starts: tuple[StepStart, ...]
-    open_steps: tuple[tuple[int, int] | None, ...]
-    reasoning: bool
-    _groups: dict[tuple[int, int | None, Bridge], Groups] = field(default_factory=dict, repr=False)
-
-    def groups(self, keys: int, window: int | None, bridge: Bridge) -> Groups:
-        """Split the visible keys of each query row (computed once for layers that agree).
-
-        Args:
-            keys: Number of keys in the layer's pattern: the last ones so far.
-            window: Number of keys a query of the layer sees at most; None for all.
-            bridge: "prompt": B is the whole question segment while thinking and the whole
-                thinking segment while summarising; "question": the same without frame tokens.
-        """
-        at = (keys, window, bridge)
-        if at not in self._groups:
-            self._groups[at] = self._split(keys, window, bridge)
-        return self._groups[at]
-
-    def _split(self, keys: int, window: int | None, bridge: Bridge) -> Groups:
-        total = self.segment.shape[1]
-        position = torch.arange(total, device=self.segment.device)
-        query, key = position[self.start :, None], position[None, total - keys :]
-        visible = key <= query
-        if window is not None:
-            visible = visible & (key > query - window)
-        own = self.segment[:, self.start :, None]
-        of_key = self.segment[:, None, total - keys :]
-        reasons = own >= THINKING
-        on_bridge = visible & reasons & (of_key == own - 1)
-        if bridge == "question":
-            on_bridge = on_bridge & (self.step[:, None, total - keys :] != FRAME)
-        on_current = visible & reasons & (of_key == own)
-        return Groups(on_bridge, on_current, on_bridge.sum(-1).float(), on_current.sum(-1).float())
+_ATTACH_BEFORE = "attach before the prompt is run, and run one batch at a time"
 
 
 class Prompts(NamedTuple):
@@ -150,6 +85,7 @@ class Tracker:
         format: How responses are written, where neither a trace nor `declare_prompts` says it.
         prompt_length: Prompt tokens of every row, where `declare_prompts` does not say it; None
             for the first opening delimiter in the text.
+        tokenizer: In place of the model's own.
     """
 
     def __init__(
@@ -159,6 +95,7 @@ class Tracker:
         trace: Trace | None = None,
         format: str | Format = "auto",
         prompt_length: int | None = None,
+        tokenizer: Any | None = None,
     ) -> None:
         self.forwards = 0
         self._trace = trace
@@ -166,13 +103,14 @@ class Tracker:
         self._window = attention_window(model, 0)
         self._end_ids: frozenset[int] = frozenset()
         if trace is None:
-            self._tokenizer = tokenizer_of(model)
+            self._tokenizer = tokenizer_of(model) if tokenizer is None else tokenizer
             self._format = resolve_format(format, self._tokenizer)
-        if getattr(model, "tokenizer", None) is not None:
-            self._end_ids = end_token_ids(model)
+        if tokenizer is not None or getattr(model, "tokenizer", None) is not None:
+            self._end_ids = end_token_ids(model, tokenizer)
         self._pending: Int[Tensor, "batch new"] | None = None
         self._here: Here | None = None
         self._rows: list[Row] = []
+        self._labels: LabelBuffer
 
     def hooks(self) -> list[tuple[str, Any]]:
         """Forward hooks that any run needs: the number of keys, seen at layer 0."""
@@ -183,26 +121,42 @@ class Tracker:
 
     @contextmanager
     def watch(self, model: Any) -> Iterator[None]:
-        """See the token ids on their way into the model's embedding."""
-        handle = embedding_module(model).register_forward_pre_hook(
-            lambda _, args, kwargs: self._on_tokens((args or tuple(kwargs.values()))[0]),
-            with_kwargs=True,
-        )
+        """See the token ids on their way into the model's embedding.
+
+        In a plain Hugging Face model, which has no hook points, also where they reach layer 0.
+        """
+        with ExitStack() as stack:
+            at_embedding = embedding_module(model).register_forward_pre_hook(
+                lambda _, args, kwargs: self._on_tokens((args or tuple(kwargs.values()))[0]),
+                with_kwargs=True,
+            )
+            stack.callback(at_embedding.remove)
+            if is_huggingface(model):
+                at_layer = decoder_layers(model)[0].register_forward_pre_hook(
+                    self._on_first_layer, with_kwargs=True
+                )
+                stack.callback(at_layer.remove)
+            yield
+
+    @contextmanager
+    def standing(self, here: Here) -> Iterator[None]:
+        """Inside, the forward pass stands there: a `Here.part` of where it stands."""
+        whole, self._here = self._here, here
         try:
             yield
         finally:
-            handle.remove()
+            self._here = whole
 
     @property
     def here(self) -> Here:
         """Where the current forward pass stands.
 
         Raises:
-            TrackingError: No forward pass has reached layer 0's attention pattern.
+            TrackingError: No forward pass has reached layer 0's attention.
         """
         if self._here is None:
             raise TrackingError(
-                "no forward pass has reached the first attention pattern yet: the interventions' "
+                "no forward pass has reached the first attention yet: the interventions' "
                 "hooks must run inside a full forward pass of the model they were made for"
             )
         return self._here
@@ -227,25 +181,50 @@ class Tracker:
         self._on_tokens(torch.zeros(shape, dtype=torch.long, device=embedded.device))
 
     def _on_pattern(self, pattern: Tensor, hook: Any) -> None:
-        tokens, self._pending = self._pending, None
-        if tokens is None:
-            self._here = None  # embeddings were given, not tokens: nothing is known of this pass
-            return
         queries, keys = pattern.shape[-2:]
-        if tokens.shape != (pattern.shape[0], queries):
-            raise TrackingError(
-                f"the embedding saw tokens of shape {list(tokens.shape)}, but layer 0 attends from "
-                f"{queries} positions in a batch of {pattern.shape[0]}"
-            )
-        self.forwards += 1
-        earlier = len(self._rows[0].steps) if self._rows else 0
-        start = 0 if keys == queries else earlier
+        tokens = self._arrived(pattern.shape[0], queries)
+        if tokens is None:
+            return
+        start = 0 if keys == queries else self._seen
         if keys not in self._possible_keys(start, queries):
             raise TrackingError(
-                f"layer 0 attends to {keys} keys from {queries} new tokens, but {earlier} earlier "
-                "tokens were seen: attach before the prompt is run, and run one batch at a time"
+                f"layer 0 attends to {keys} keys from {queries} new tokens, but {self._seen} "
+                f"earlier tokens were seen: {_ATTACH_BEFORE}"
             )
-        self._advance(tokens, start)
+        self._advance(tokens, start, pattern.device)
+
+    def _on_first_layer(self, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Of a plain Hugging Face model, whose cache tells how many tokens came before."""
+        stream: Tensor = args[0] if args else kwargs["hidden_states"]
+        tokens = self._arrived(*stream.shape[:2])
+        if tokens is None:
+            return
+        cache = kwargs.get("past_key_values")
+        start = 0 if cache is None else int(cache.get_seq_length())
+        if start not in (0, self._seen):
+            raise TrackingError(
+                f"the cache holds {start} tokens, but {self._seen} earlier tokens were seen: "
+                f"{_ATTACH_BEFORE}"
+            )
+        self._advance(tokens, start, stream.device)
+
+    @property
+    def _seen(self) -> int:
+        """Number of positions read so far."""
+        return len(self._rows[0].steps) if self._rows else 0
+
+    def _arrived(self, batch: int, queries: int) -> Int[Tensor, "batch new"] | None:
+        """The tokens that have reached layer 0; None for embeddings, of which nothing is known."""
+        tokens, self._pending, self._here = self._pending, None, None
+        if tokens is None:
+            return None
+        if tokens.shape != (batch, queries):
+            raise TrackingError(
+                f"the embedding saw tokens of shape {list(tokens.shape)}, but layer 0 attends from "
+                f"{queries} positions in a batch of {batch}"
+            )
+        self.forwards += 1
+        return tokens
 
     def _possible_keys(self, start: int, queries: int) -> set[int]:
         """Numbers of keys that layer 0 may attend to; a sliding cache keeps the last ones only."""
@@ -253,44 +232,41 @@ class Tracker:
             return {start + queries}
         return {start + queries, min(start, self._window - 1) + queries}
 
-    def _advance(self, tokens: Int[Tensor, "batch new"], start: int) -> None:
+    def _advance(self, tokens: Int[Tensor, "batch new"], start: int, device: torch.device) -> None:
         ids = tokens.tolist()
         if start == 0:
-            ids = self._begin(ids)
+            ids = self._begin(ids, device)
         elif len(ids) != len(self._rows):
             raise TrackingError(f"expected a batch of {len(self._rows)} rows, got {len(ids)}")
-        for row, new in zip(self._rows, ids, strict=True):
-            row.read(new)
-        segment, step = (
-            torch.tensor([getattr(row, name) for row in self._rows], device=tokens.device)
-            for name in ("segments", "steps")
-        )
+        earlier = [len(row.starts) if start else 0 for row in self._rows]
+        first = min(row.read(new) for row, new in zip(self._rows, ids, strict=True))
+        self._labels.write(self._rows, first)
         self._here = Here(
             start=start,
-            segment=segment,
-            step=step,
+            segment=self._labels.segment,
+            step=self._labels.step,
             step_starts=tuple(
                 StepStart(number, *fact)
                 for number, row in enumerate(self._rows)
-                for fact in row.starts
-                if fact[0] >= start
+                for fact in row.starts[earlier[number] :]
             ),
             open_steps=tuple(None if row.ended else row.open for row in self._rows),
-            reasoning=any(s >= THINKING for row in self._rows for s in row.segments[start:]),
+            reasoning_from=min(_reasoning_from(row.segments, start) for row in self._rows),
         )
 
-    def _begin(self, ids: list[list[int]]) -> list[list[int]]:
+    def _begin(self, ids: list[list[int]], device: torch.device) -> list[list[int]]:
         """Start new sequences, or go on with the same ones run again without a cache.
 
         Returns:
             The tokens of each row that are still to be read.
         """
-        seen = len(self._rows[0].columns) if self._rows else 0
+        seen = self._seen
         if self._declared() is None and [row.columns for row in self._rows] == [
             row[:seen] for row in ids
         ]:
             return [row[seen:] for row in ids]
         self._rows = self._new_rows(len(ids))
+        self._labels = LabelBuffer(len(ids), device)
         return ids
 
     def _declared(self) -> Prompts | Trace | None:
@@ -349,8 +325,14 @@ class Replay(Tracker):
                 if start <= at - pads < stop
             ),
             open_steps=(_last_step(segments, steps),),
-            reasoning=any(segment >= THINKING for segment in segments[start:]),
+            reasoning_from=_reasoning_from(segments, start),
         )
+
+
+def _reasoning_from(segments: Sequence[int], start: int) -> int:
+    """First position from `start` on in thinking or summary; their number for none."""
+    size = len(segments)
+    return next((i for i in range(start, size) if segments[i] >= THINKING), size)
 
 
 def _last_step(segments: Sequence[int], steps: Sequence[int]) -> tuple[int, int] | None:

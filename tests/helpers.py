@@ -7,11 +7,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -254,6 +256,27 @@ def hooks_of(model: Any) -> dict[str, int]:
     }
     counts["embed"] = len(model.embed._forward_pre_hooks)
     return counts
+
+
+class Readings(TorchDispatchMode):
+    """Counts how often the host asks for a tensor's numbers, and so waits for the device."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero")
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.count = 0
+        tolist = Tensor.tolist
+
+        def counted(tensor: Tensor) -> Any:
+            self.count += 1
+            return tolist(tensor)
+
+        monkeypatch.setattr(Tensor, "tolist", counted)
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+        self.count += function.overloadpacket.__name__ in self.WAITS
+        return function(*args, **(kwargs or {}))
 
 
 @dataclass

@@ -3,6 +3,8 @@
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stepflow_tl.formats import (
     FORMATS,
@@ -11,6 +13,8 @@ from stepflow_tl.formats import (
     THINK,
     USER_TURNS,
     Format,
+    _is_blank,
+    _tail,
     is_fragment,
     last_boxed,
     question_span,
@@ -77,6 +81,12 @@ def test_a_leading_space_may_complete_a_blank_line_of_the_token_itself() -> None
     assert resolve_cutter("paragraph")("One.\n", "\nTwo")
     assert resolve_cutter("line")("One.", "\nTwo")
     assert not resolve_cutter("paragraph")("One.", "\nTwo")
+
+
+@given(st.text(alphabet="a \n\t\x1c\xa0\u3000.", max_size=150))
+def test_the_tail_is_that_of_the_step_without_its_first_blanks(step: str) -> None:
+    assert _tail(step) == step.lstrip()[-64:]
+    assert _is_blank(step) == (not step.strip())
 
 
 @pytest.mark.parametrize("cutter", ["line", "paragraph"])

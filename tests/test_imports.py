@@ -18,6 +18,7 @@ ROOMS = [
     {"trace"},
     {"models"},
     {"sequences"},
+    {"here"},
     {"tracking"},
     {"saliency", "interventions", "statistics"},  # siblings never import each other
     {"diagnostics"},

@@ -9,11 +9,12 @@ from helpers import Decoding, cached, encode, hooks_of, teacher_forced
 from torch import Tensor
 
 from stepflow_tl.formats import THINK
+from stepflow_tl.here import Here
 from stepflow_tl.models import attention_window, hook_name
 from stepflow_tl.reading import FRAME
-from stepflow_tl.sequences import PADDING, TrackingError
+from stepflow_tl.sequences import PADDING, LabelBuffer, TrackingError
 from stepflow_tl.trace import Trace
-from stepflow_tl.tracking import Here, Replay, Tracker, declare_prompts, declare_trace
+from stepflow_tl.tracking import Replay, Tracker, declare_prompts, declare_trace
 
 
 def here(segments: list[int], steps: list[int] | None = None, start: int = 0) -> Here:
@@ -23,7 +24,7 @@ def here(segments: list[int], steps: list[int] | None = None, start: int = 0) ->
         step=torch.tensor([steps or [0] * len(segments)]),
         step_starts=(),
         open_steps=(None,),
-        reasoning=True,
+        reasoning_from=start,
     )
 
 
@@ -257,6 +258,57 @@ class TestReplay:
         with torch.no_grad():
             qwen2.run_with_hooks(trace.tokens[:, :50], fwd_hooks=tracker.hooks())
         assert tracker.token_ids(tracker.rows[0]) == trace.token_ids[:50].tolist()
+
+
+class TestPasses:
+    """What a forward pass costs, and its parts."""
+
+    def test_only_new_labels_are_copied(
+        self, monkeypatch: pytest.MonkeyPatch, qwen2: Any, trace: Trace
+    ) -> None:
+        copied: list[int] = []
+        storages: set[int] = set()
+        write = LabelBuffer.write
+
+        def counted(buffer: LabelBuffer, rows: Any, first: int) -> None:
+            write(buffer, rows, first)
+            copied.append(buffer.segment.shape[1] - first)
+            storages.add(buffer.segment.data_ptr())
+
+        monkeypatch.setattr(LabelBuffer, "write", counted)
+        with Followed(qwen2) as followed:
+            cached(qwen2, trace.tokens.expand(2, -1), [10])
+        check(followed.last, trace, row=1)
+        assert copied[0] == 10
+        more = [size for size in copied[1:] if size != 1]
+        assert len(more) == 1, "once, where the question is known to have ended"
+        assert len(storages) == 3  # room for 20, 42, 86 positions
+
+    @pytest.mark.parametrize("mode", [True, False])
+    def test_a_sequence_may_go_on_in_another_mode(
+        self, qwen2: Any, trace: Trace, mode: bool
+    ) -> None:
+        with Followed(qwen2) as followed:
+            for size, inference in ((40, mode), (50, not mode), (86, mode)):
+                with torch.inference_mode(inference):
+                    qwen2(trace.tokens[:, :size])
+        check(followed.last, trace)
+
+    def test_a_part_is_a_chunk(self, qwen2: Any, trace: Trace) -> None:
+        with Followed(qwen2) as whole:
+            teacher_forced(qwen2, trace.tokens)
+        with Followed(qwen2) as chunked:
+            cached(qwen2, trace.tokens, [20, 30, 36])
+        assert whole.last.part(0, 86) is whole.last
+        for chunk in chunked.passes:
+            first, stop = chunk.start, chunk.segment.shape[1]
+            part = whole.last.part(first, stop)
+            assert torch.equal(part.segment, chunk.segment)
+            assert part.step_starts == chunk.step_starts
+            assert (part.start, part.reasoning_from) == (first, chunk.reasoning_from)
+            assert part.reasoning == chunk.reasoning == (stop > 35)
+            rows = [row[:stop] for row in letters(whole.last, 86, 5)[first:stop]]
+            assert letters(part, stop, 5) == rows
 
 
 class TestErrors:

@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from stepflow_tl.here import Bridge, Groups
 from stepflow_tl.interventions.base import Hook, Intervention
 from stepflow_tl.interventions.ledger import Ledger
 from stepflow_tl.layers import LayerSpec
 from stepflow_tl.models import attention_window, hook_name
-from stepflow_tl.tracking import Bridge, Groups, Tracker
+from stepflow_tl.tracking import Tracker
 
 Infeasible = Literal["clamp", "scale", "skip"]
 
@@ -88,13 +89,14 @@ def equalise_odds(
         changed = changed & ~too_much
 
     def ratio(new: Tensor, old: Tensor) -> Tensor:  # 1, with a finite gradient, where unchanged
-        one = torch.ones_like(old)
-        new, old = torch.where(changed, new, one), torch.where(changed, old, one)
-        # The gradient goes through log(old): that of 1 / old overflows where old is below 1e-19.
-        return (new / old.detach() * torch.exp(old.detach().log() - old.log()))[..., None]
+        new, old = torch.where(changed, new, 1.0), torch.where(changed, old, 1.0)
+        share = new / old.detach()
+        if old.requires_grad:  # through log(old): the gradient of 1 / old overflows below 1e-19
+            share = share * torch.exp(old.detach().log() - old.log())
+        return share[..., None]
 
     on_b, on_s = ratio(target, on_bridge), ratio(available - target, on_current)
-    factor = torch.where(bridge, on_b, torch.where(current, on_s, torch.ones_like(on_s)))
+    factor = torch.where(bridge, on_b, torch.where(current, on_s, 1.0))
     return Rebalanced(
         pattern=(rows * factor).to(pattern.dtype),
         changed=changed,
@@ -162,8 +164,7 @@ class OddsEqualBridge(Intervention):
             here = tracker.here
             if not here.reasoning:
                 return None
-            split = here.groups(pattern.shape[-1], window, self.bridge)
-            groups = Groups(*(part.to(pattern.device) for part in split))
+            groups = here.groups(pattern.shape[-1], window, self.bridge, pattern.device)
             result = equalise_odds(
                 pattern, groups, tau_max=self.tau_max, infeasible=self.infeasible
             )

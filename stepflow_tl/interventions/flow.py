@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from stepflow_tl.formats import Format
+from stepflow_tl.huggingface import is_huggingface
 from stepflow_tl.interventions.base import Hook, Intervention, InterventionWarning
 from stepflow_tl.interventions.bridge import OddsEqualBridge
 from stepflow_tl.interventions.gradient import GradientMomentum
+from stepflow_tl.interventions.inside import hooks_inside
 from stepflow_tl.interventions.ledger import Ledger
 from stepflow_tl.interventions.momentum import StepMomentum
 from stepflow_tl.interventions.uniform import UniformPriorBridge
 from stepflow_tl.layers import resolve_layers
-from stepflow_tl.models import n_layers
+from stepflow_tl.models import ModelError, n_layers
 from stepflow_tl.trace import Trace
 from stepflow_tl.tracking import Tracker
 
@@ -120,8 +122,14 @@ class StepFlow:
             fwd_hooks=...)`` and ``model.hooks(fwd_hooks=...)``.
 
         Raises:
-            ValueError: An intervention names a layer that the model does not have.
+            ValueError: An intervention names a layer that the model does not have, or the model is
+                a plain Hugging Face model, which has no hooks.
         """
+        if is_huggingface(model):
+            raise ModelError(
+                f"expected a TransformerBridge or HookedTransformer, got {type(model).__name__}, "
+                "which takes no TransformerLens hooks: use StepFlow.attach(model, tokenizer=...)"
+            )
         tracker = Tracker(model, trace=trace)
         return [
             *tracker.hooks(),
@@ -133,6 +141,7 @@ class StepFlow:
         self,
         model: Any,
         *,
+        tokenizer: Any | None = None,
         format: str | Format = "auto",
         prompt_length: int | None = None,
     ) -> Iterator[Run]:
@@ -140,8 +149,21 @@ class StepFlow:
 
         The model is as it was when the block is left, whatever was raised inside.
 
+        A plain Hugging Face model decodes with its own attention (SDPA where it has it) and any
+        cache of its own; only the rows that a bridge may change are computed here::
+
+            model = AutoModelForCausalLM.from_pretrained(name, device_map="auto")
+            with StepFlow.paper().attach(model, tokenizer=tokenizer) as run:
+                model.generate(**inputs, max_new_tokens=4096)
+
+        Rows of the batch must keep their places: no beam search. One StepFlow can be attached to
+        such a model at a time, and none that holds a `GradientMomentum`. It is not compiled: with
+        a static cache on a GPU pass ``disable_compile=True`` to ``generate``.
+
         Args:
-            model: Either model class.
+            model: A `TransformerBridge`, a `HookedTransformer`, or a Hugging Face decoder whose
+                attention goes through transformers' ``AttentionInterface``.
+            tokenizer: The tokenizer; None for the model's own, which a Hugging Face model lacks.
             format: How the model writes its reasoning; `stepflow_tl.generate` knows by itself.
             prompt_length: Number of prompt tokens, where neither `stepflow_tl.generate` drives the
                 model nor an opening delimiter shows where the thinking begins.
@@ -150,20 +172,32 @@ class StepFlow:
             The run, with its ledger.
 
         Raises:
-            ValueError: An intervention names a layer that the model does not have.
+            ValueError: An intervention names a layer that the model does not have, or the model is
+                a Hugging Face model without `tokenizer`, or one that cannot be followed.
 
         Warns:
             InterventionWarning: On leaving, for each intervention that never fired.
         """
+        plain = is_huggingface(model)
+        if plain and tokenizer is None:
+            raise ModelError(
+                f"expected tokenizer=... beside a plain Hugging Face model, which has none of its "
+                f"own, got None with {type(model).__name__}"
+            )
         ledger = Ledger()
-        tracker = Tracker(model, format=format, prompt_length=prompt_length)
+        tracker = Tracker(model, format=format, prompt_length=prompt_length, tokenizer=tokenizer)
         hooks = self._hooks(model, tracker, ledger)
         columns = (item.fired for item in self.interventions)
         run = Run(ledger, tracker, tuple(zip(self._names(), columns, strict=True)))
         if not hooks:
             yield run
             return
-        with tracker.watch(model), model.hooks(fwd_hooks=[*tracker.hooks(), *hooks]):
+        with ExitStack() as stack:
+            if plain:
+                stack.enter_context(hooks_inside(model, hooks, tracker))
+            else:
+                stack.enter_context(tracker.watch(model))
+                stack.enter_context(model.hooks(fwd_hooks=[*tracker.hooks(), *hooks]))
             yield run
         for message in self._silences(run):
             warnings.warn(message, InterventionWarning, stacklevel=3)

@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stepflow_tl.here import Here
 from stepflow_tl.interventions.base import Hook, Intervention, Others
 from stepflow_tl.interventions.ledger import Ledger
 from stepflow_tl.interventions.rerun import RowAgain, widened
 from stepflow_tl.layers import LayerSpec
 from stepflow_tl.models import hook_name
-from stepflow_tl.sequences import THINKING, StepStart
-from stepflow_tl.tracking import Here, Tracker
+from stepflow_tl.sequences import THINKING, StepStart, places
+from stepflow_tl.tracking import Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +124,7 @@ class GradientMomentum(Intervention):
                 due = _due(here)
                 if not due:
                     return None
-                rows = torch.tensor([s.row for s in due], device=stream.device)
-                queries = torch.tensor([s.position - here.start for s in due], device=stream.device)
+                rows, queries = places(due, here.start, stream.device)
                 units = torch.stack([reruns[s.row].units[s.position][index] for s in due])
                 at = stream[rows, queries]
                 added = self.against(at, units)

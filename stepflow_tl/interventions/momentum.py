@@ -13,7 +13,7 @@ from stepflow_tl.interventions.base import Hook, Intervention
 from stepflow_tl.interventions.ledger import Ledger
 from stepflow_tl.layers import LayerSpec
 from stepflow_tl.models import heads_to_residual, hook_name
-from stepflow_tl.sequences import THINKING, StepStart
+from stepflow_tl.sequences import THINKING, StepStart, places
 from stepflow_tl.tracking import Tracker
 
 Boundaries = Literal["thinking", "all"]
@@ -102,8 +102,7 @@ class StepMomentum(Intervention):
             due = [start for start in here.step_starts if self.is_due(start)]
             result = None
             if due:
-                rows = torch.tensor([s.row for s in due], device=z.device)
-                queries = torch.tensor([s.position - here.start for s in due], device=z.device)
+                rows, queries = places(due, here.start, z.device)
                 momentum = torch.stack(
                     [values.mean(s.row, self.gamma(s.previous)) for s in due]
                 ).to(z.device)
@@ -111,7 +110,7 @@ class StepMomentum(Intervention):
                 added = self.alpha * momentum.repeat_interleave(groups, dim=1)
                 result = z.index_put((rows, queries), added.to(z.dtype), accumulate=True)
                 into = heads_to_residual(model, layer, added).float().norm(dim=-1)
-                stream = values.residual[rows, queries].float().norm(dim=-1)
+                stream = values.residual.to(z.device)[rows, queries].float().norm(dim=-1)
                 ledger.add(
                     name,
                     layer,

@@ -30,6 +30,14 @@ FLOWS = {
     "digest": StepFlow(UniformPriorBridge(strength=2.0, layers="all"), GM),
     "all": StepFlow(GM, OEB, SMI, UPB),
 }
+MANY_AND_FEW = [
+    StepFlow(OddsEqualBridge(layers=0)),
+    StepFlow(OddsEqualBridge(layers="all", bridge="question")),
+    StepFlow(StepMomentum(layers="all", window="step", boundaries="all")),
+    StepFlow(OEB, SMI, UPB),
+]
+"""On one layer and on all."""
+
 EXACT = dict(atol=0.0, rtol=0.0)
 NEAR = dict(atol=3e-4, rtol=1e-4)
 

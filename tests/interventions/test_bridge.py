@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import Tensor
 
+from stepflow_tl.here import Groups
 from stepflow_tl.interventions import OddsEqualBridge
 from stepflow_tl.interventions.bridge import Rebalanced, equalise_odds
-from stepflow_tl.tracking import Groups
 
 
 def groups(kinds: str, queries: int = 1) -> Groups:

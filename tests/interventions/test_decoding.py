@@ -5,17 +5,19 @@ from typing import Any
 
 import pytest
 import torch
-from flows import EXACT, FLOW, FLOWS, NEAR, close
+from flows import EXACT, FLOW, FLOWS, MANY_AND_FEW, NEAR, close
 from helpers import (
     MODEL_KINDS,
     TRANSCRIPT,
     Decoding,
+    Readings,
     cached,
     hooks_of,
     teacher_forced,
 )
 from torch import Tensor
 
+from stepflow_tl.interventions import StepFlow
 from stepflow_tl.models import attention_window, load_model
 from stepflow_tl.sequences import TrackingError
 from stepflow_tl.trace import Trace
@@ -189,6 +191,19 @@ def test_half_precision(tiny: Callable[..., Any], trace: Trace) -> None:
         logits = teacher_forced(model, trace.tokens)
     assert logits.dtype == torch.bfloat16
     assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("flow", MANY_AND_FEW)
+def test_the_host_reads_the_ids_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, model: Any, trace: Trace, flow: StepFlow
+) -> None:
+    """Once per forward pass, whatever the layers and interventions."""
+    counts = []
+    for attached in (flow, StepFlow()):
+        with attached.attach(model), Readings(monkeypatch) as readings:
+            cached(model, trace.tokens.expand(2, -1), [28])
+        counts.append(readings.count)
+    assert counts[0] - counts[1] == 1 + len(trace) - 28
 
 
 class TestLosingTheWay:

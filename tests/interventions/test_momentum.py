@@ -112,6 +112,8 @@ def test_recent_values_keep_what_may_be_asked_for() -> None:
         values.extend(start)
         assert values.mean(0, (6, 8)).item() == 6.5
         values.forget_before(6)
+        assert values._kept is not None
+        assert values._kept.shape[1] == stop - 6
     assert values.mean(0, (17, 20)).item() == 18.0
     values.new = whole[:, :3] + 100
     values.extend(0)
