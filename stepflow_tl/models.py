@@ -46,6 +46,7 @@ SiteName = Literal[
 ]
 
 
+_OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj")  # in transformers' decoders
 _HOOK_DICTS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -202,7 +203,14 @@ def heads_to_residual(
 ) -> Float[Tensor, "rows d_model"]:
     """What per-head outputs add to the residual stream: z W_O, summed over heads, no bias."""
     if is_huggingface(model):
-        projection = attention_module(decoder_layers(model)[layer]).o_proj
+        attention = attention_module(decoder_layers(model)[layer])
+        names = [name for name in _OUTPUT_PROJECTIONS if hasattr(attention, name)]
+        if not names:
+            raise ModelError(
+                f"expected the output projection of {type(attention).__name__} to be one of "
+                f"{list(_OUTPUT_PROJECTIONS)}: attach to a TransformerBridge (load_model)"
+            )
+        projection = getattr(attention, names[0])
     else:
         attention = model.blocks[layer].attn
         if getattr(attention, "original_component", None) is None:

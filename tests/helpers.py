@@ -123,9 +123,8 @@ _KIND_SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def save_tiny(kind: str, tokenizer: Any, folder: Path, **changes: Any) -> None:
-    """Save a random checkpoint of four layers, with attention far from uniform."""
-    settings = {
+def _common_settings(tokenizer: Any) -> dict[str, Any]:
+    return {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
         "intermediate_size": 48,
@@ -137,13 +136,52 @@ def save_tiny(kind: str, tokenizer: Any, folder: Path, **changes: Any) -> None:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": None,
-        **_KIND_SETTINGS[kind],
-        **changes,
     }
+
+
+def save_tiny(kind: str, tokenizer: Any, folder: Path, **changes: Any) -> None:
+    """Save a random checkpoint of four layers, with attention far from uniform."""
+    settings = {**_common_settings(tokenizer), **_KIND_SETTINGS[kind], **changes}
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **settings)
     AutoModelForCausalLM.from_config(config, attn_implementation="eager").save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+OTHER_KINDS: dict[str, dict[str, Any]] = {
+    "deepseek_v3": {  # keys and values of different sizes
+        "num_key_value_heads": 4,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "moe_intermediate_size": 16,
+        "kv_lora_rank": 8,
+        "q_lora_rank": 8,
+        "qk_rope_head_dim": 4,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 6,
+        "first_k_dense_replace": 1,
+    },
+    "gemma3_text": {"head_dim": 8, "sliding_window": 8},
+    "gpt2": {"num_key_value_heads": None},
+    "gpt_neox": {"num_key_value_heads": None},
+    "mistral": {"sliding_window": 8},
+    "mixtral": {"num_local_experts": 4},
+    "olmo2": {},
+    "phi3": {},
+    "qwen3": {"head_dim": 8},
+}
+"""Architectures that the fused backend takes, beside those that most tests use."""
+
+
+def plain_model(kind: str, tokenizer: Any, **changes: Any) -> Any:
+    """A random Hugging Face model of four layers, with eager attention."""
+    torch.manual_seed(0)
+    settings = {**_common_settings(tokenizer), **OTHER_KINDS.get(kind, {}), **changes}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    config = AutoConfig.for_model(kind, **settings)
+    return AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
 
 
 def load_tiny(folder: Path, dtype: torch.dtype = torch.float32) -> Any:

@@ -220,15 +220,6 @@ def _collect(
 ) -> tuple[Collector, str]:
     """The collected scores of some layers, and the backend that was used."""
     objective_weights(trace, objective)  # refuses a trace without the tokens it needs
-    parameter = next(model.parameters())
-    collector = kind(
-        trace,
-        layers,
-        heads=n_heads(model),
-        per_head=per_head,
-        dtype=torch.float64 if parameter.dtype == torch.float64 else torch.float32,
-        device="cpu" if kind is TokenMaps else parameter.device,
-    )
     how = plan(
         model,
         trace,
@@ -237,6 +228,15 @@ def _collect(
         backend=backend,
         chunk=chunk,
         checkpointing=checkpointing,
+    )
+    parameter = next(model.parameters())
+    collector = kind(
+        trace,
+        layers,
+        heads=n_heads(model),
+        per_head=per_head,
+        dtype=torch.float64 if parameter.dtype == torch.float64 else torch.float32,
+        device="cpu" if kind is TokenMaps else parameter.device,
     )
     score(
         model,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import hooks_of, load_tiny
+from helpers import OTHER_KINDS, hooks_of, load_tiny, plain_model
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
@@ -156,6 +156,36 @@ class TestParity:
         half = step_saliency(load(torch.bfloat16), short, backend="fused")
         assert half.settings["dtype"] == "bfloat16"
         assert gap(half.scores, wide) < 0.3  # a bfloat16 has 8 bits, and the model is random
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+class TestOtherArchitectures:
+    """Against what transformers itself gives: eager patterns and their gradients, row by row."""
+
+    def by_autograd(self, model: Any, trace: Trace, objective: str) -> Tensor:
+        embedded = model.get_input_embeddings()(trace.tokens).detach().requires_grad_()
+        out = model(inputs_embeds=embedded, output_attentions=True, use_cache=False)
+        log_probs = out.logits[0, :-1].log_softmax(-1)
+        losses = -log_probs.gather(1, trace.token_ids[1:, None])[:, 0]
+        patterns = torch.stack([pattern[0] for pattern in out.attentions])
+        if objective == "sequence":
+            gradients = torch.stack(torch.autograd.grad(losses.mean(), out.attentions))[:, 0]
+            return (patterns * gradients).abs().mean(1)
+        scores = torch.zeros_like(patterns[:, 0])
+        for t, loss in enumerate(losses):
+            rows = torch.stack(torch.autograd.grad(loss, out.attentions, retain_graph=True))[:, 0]
+            scores[:, t] = (patterns * rows).abs().mean(1)[:, t]
+        return scores
+
+    @pytest.mark.parametrize("objective", ["token", "sequence"])
+    def test_agrees_with_autograd(
+        self, tokenizer: Any, short: Trace, kind: str, objective: str
+    ) -> None:
+        model = plain_model(kind, tokenizer)
+        theirs = self.by_autograd(model, short, objective).detach()
+        options = {"chunk": 17} if objective == "token" else {"checkpointing": True}
+        mine = token_saliency(model, short, objective=objective, **options)
+        assert gap(mine, theirs) < 1e-5
 
 
 def test_a_longer_trace_than_a_tile(tiny: Callable[..., Any], tokenizer: Any) -> None:
@@ -309,6 +339,22 @@ class TestChoosing:
             setattr(model.original_model.config, name, value)
         with pytest.raises(ValueError, match=f"{reason}.*use backend='hooks'"):
             step_saliency(model, short, backend="fused")
+
+    @pytest.mark.parametrize(
+        ("kind", "reason"),
+        [
+            ("gemma2", "Gemma2ForCausalLM soft-caps its scores or logits"),
+            ("cohere", "logits of 8 tokens would differ"),
+            ("bloom", "BloomForCausalLM does not attend through.*ALiBi"),
+            ("falcon_mamba", "FalconMambaForCausalLM does not attend through"),
+        ],
+    )
+    def test_other_models_are_refused_by_name(
+        self, tokenizer: Any, short: Trace, kind: str, reason: str
+    ) -> None:
+        model = plain_model(kind, tokenizer, logit_scale=0.5 if kind == "cohere" else None)
+        with pytest.raises(ValueError, match=reason):
+            step_saliency(model, short)
 
     def test_a_model_that_would_differ_is_refused(
         self, tiny_folder: Callable[..., Any], short: Trace, monkeypatch: pytest.MonkeyPatch
