@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}  # of the largest logit;
 _SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 _LENGTH_DEPENDENT = ("dynamic", "longrope")  # rotary embeddings that change with the length
 
+_log = logging.getLogger(__name__)
 _checked: WeakSet[Any] = WeakSet()
 
 
@@ -81,8 +83,10 @@ def plan(
         ValueError: The backend cannot score this model, or a setting means nothing to it.
     """
     streamed = objective == "token" or rule == "attention"
-    reason = why_not_fused(model, streamed) if backend != "hooks" else None
-    if is_huggingface(model) and (backend == "hooks" or reason):
+    plain, long = is_huggingface(model), len(trace) >= _FUSED_FROM
+    fused = backend == "fused" or (backend == "auto" and (plain or long))
+    reason = why_not_fused(model, streamed) if fused else None
+    if plain and (not fused or reason):
         raise ValueError(
             "expected a TransformerLens model for backend='hooks', got a plain "
             f"{type(model).__name__}; load it with stepflow_tl.load_model"
@@ -90,11 +94,9 @@ def plan(
         )
     if backend == "fused" and reason:
         raise ValueError(f"backend='fused' cannot score this model: {reason}; use backend='hooks'")
-    long = is_huggingface(model) or len(trace) >= _FUSED_FROM
-    chosen: Literal["hooks", "fused"]
-    chosen = (
-        "fused" if backend == "fused" or (backend == "auto" and not reason and long) else "hooks"
-    )
+    chosen: Literal["hooks", "fused"] = "fused" if fused and not reason else "hooks"
+    if reason:
+        _log.info("a trace of %d tokens goes through hooks: %s", len(trace), reason)
     if chunk is not None and not (streamed and chunk >= 1):
         raise ValueError(
             "expected chunk >= 1, for objective='token' or rule='attention', whose rows can be "

@@ -296,13 +296,17 @@ class TestChoosing:
     def test_short_traces_go_through_hooks(self, qwen2: Any, short: Trace) -> None:
         assert step_saliency(qwen2, short).settings["backend"] == "hooks"
 
-    def test_long_traces_are_fused(self, qwen2: Any, tokenizer: Any) -> None:
+    def test_long_traces_are_fused(
+        self, qwen2: Any, tokenizer: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
         ids = [i % 300 for i in range(1024)]
         trace = Trace.from_token_ids(tokenizer, ids, prompt_length=40, strict=False)
         assert step_saliency(qwen2, trace).settings["backend"] == "fused"
         assert "backend=fused" in repr(step_saliency(qwen2, trace))
         with model_hooks(qwen2, (hook_name("resid_pre", 1), lambda resid, hook: None)):
+            caplog.set_level("INFO")
             assert step_saliency(qwen2, trace, chunk=64).settings["backend"] == "hooks"
+            assert "1024 tokens goes through hooks: hooks live on it, at blocks.1" in caplog.text
 
     def test_hooks_are_not_overlooked(self, qwen2: Any, short: Trace) -> None:
         hook = (hook_name("pattern", 2), lambda pattern, hook: None)
