@@ -262,7 +262,7 @@ def wait_for(process: subprocess.Popen, path: Path, rows: int) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_and_kill_9_leave_a_store_to_resume(run, config):
-    path = config(tokens=40)
+    path = config(tokens=120)
     store = path.with_suffix(".sqlite")
     process = start("sweep", path)
     wait_for(process, store, 2)
