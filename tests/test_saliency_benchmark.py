@@ -92,6 +92,13 @@ def test_a_failure_is_repeated_at_greater_lengths_and_a_stopped_run_goes_on() ->
     assert [r["failed_at"] for r in rows if r["method"] == "b" and r["tokens"] == 8] == [4, 4]
 
 
+def test_a_failure_says_nothing_of_smaller_lengths() -> None:
+    runs = importlib.import_module("saliency_cost.runs")
+    rows = [row("a", 8, 0, error="> 16 GB")]
+    runs.run_all(lambda *_: {"seconds": 1.0, "peak_gib": 1.0}, ["a"], [4], 0, rows, lambda: None)
+    assert "error" not in rows[-1]
+
+
 def test_tables_show_ratios_growth_and_failures() -> None:
     tables = importlib.import_module("saliency_cost.tables")
     rows = [

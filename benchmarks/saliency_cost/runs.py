@@ -96,20 +96,19 @@ def run_all(
     rows repeat its error and say at which length it came.
     """
     done = {(row["method"], row["tokens"], row["round"]) for row in rows}
-    failed = {row["method"]: row for row in rows if "error" in row}
     for length in sorted(tokens):
         for method, number, kind in passes(methods, rounds):
             if (method, length, number) in done:
                 continue
             about = {"method": method, "tokens": length, "round": number, "pass": kind}
-            if method in failed:
-                first = failed[method]
-                row = {**about, "error": first["error"], "failed_at": first["tokens"]}
+            failed = [row for row in rows if row["method"] == method and "error" in row]
+            first = min(failed, key=lambda row: row["tokens"], default=None)
+            if first is not None and first["tokens"] <= length:
+                failed_at = first.get("failed_at", first["tokens"])
+                row = {**about, "error": first["error"], "failed_at": failed_at}
             else:
                 row = about | measure(method, length, RETURN_FREED if kind == "memory" else {})
                 print(_line(row), flush=True)
-                if "error" in row:
-                    failed[method] = row
             rows.append(row)
             save()
 
