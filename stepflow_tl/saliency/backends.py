@@ -28,8 +28,9 @@ from stepflow_tl.models import (
     n_layers,
     weights_hash,
 )
+from stepflow_tl.saliency.attention import KeyValues
 from stepflow_tl.saliency.collect import Collector
-from stepflow_tl.saliency.fused import KeyValues, fused_logits, fused_scores, streamed_scores
+from stepflow_tl.saliency.fused import fused_logits, fused_scores, streamed_scores
 from stepflow_tl.saliency.hooked import hooked_scores
 from stepflow_tl.saliency.rules import Objective, TokenRule
 from stepflow_tl.saliency.workfile import open_work_file
@@ -226,6 +227,8 @@ def why_not_fused(model: Any, streamed: bool) -> str | None:
         return f"hooks live on it, at {hooks_on(model)[0]}, which it would not reach as they expect"
     if has_attention_function(original):
         return "StepFlow is attached to its attention"
+    if original.training:
+        return "it is in training mode; call model.eval()"
     config, name = text_config(original), type(original).__name__
     if not getattr(original, "_supports_attention_backend", False):
         return f"{name} does not attend through transformers' AttentionInterface (ALiBi, for one)"

@@ -31,181 +31,14 @@ from stepflow_tl.huggingface import (
     text_config,
 )
 from stepflow_tl.models import attention_window, embedding_module, n_layers
+from stepflow_tl.saliency.attention import KeyValues, ScoringAttention
 from stepflow_tl.saliency.collect import Collector
 from stepflow_tl.saliency.hooked import frozen
 from stepflow_tl.saliency.rules import Objective, TokenRule, loss_gradient, objective_weights
-from stepflow_tl.saliency.tiles import (
-    Keys,
-    Layer,
-    Outputs,
-    Queries,
-    Values,
-    attend,
-    score_attention,
-    score_backward,
-)
+from stepflow_tl.saliency.tiles import Keys, Values
 from stepflow_tl.trace import Trace
 
 _LOGITS_AT_ONCE = 1 << 24
-_CHANGES_SCORES = ("softcap", "position_bias")  # keyword arguments of attention functions
-
-
-class KeyValues:
-    """Keys and values of a layer, without gradients, of the tokens so far.
-
-    Args:
-        window: Number of keys that a query sees at most; earlier ones are forgotten.
-        length: Number of tokens to come.
-    """
-
-    def __init__(self, window: int | None, length: int) -> None:
-        self.last: tuple[Keys, Values] = (torch.empty(0), torch.empty(0))
-        self._window, self._length, self._seen = window, length, 0
-        self._keys = self._values = torch.empty(0)
-
-    def append(
-        self, k: Float[Tensor, "kv new d"], v: Float[Tensor, "kv new d_v"]
-    ) -> tuple[Keys, Values, int]:
-        """Add the next tokens' keys and values.
-
-        Returns:
-            All keys and values that the new tokens' queries may see, and the first one's position.
-        """
-        self.last = k, v = k.detach(), v.detach()
-        start, self._seen = self._seen, self._seen + k.shape[1]
-        if start == 0:
-            room = self._length if self._window is None else 0
-            self._keys = k.new_empty(k.shape[0], room, k.shape[2])
-            self._values = v.new_empty(v.shape[0], room, v.shape[2])
-        if self._window is None:
-            self._keys[:, start : self._seen] = k
-            self._values[:, start : self._seen] = v
-            return self._keys[:, : self._seen], self._values[:, : self._seen], 0
-        stale = max(0, self._keys.shape[1] - self._window + 1)
-        self._keys = torch.cat([self._keys[:, stale:], k], dim=1)
-        self._values = torch.cat([self._values[:, stale:], v], dim=1)
-        return self._keys, self._values, self._seen - self._keys.shape[1]
-
-
-class _Attention:
-    """The attention function that every layer calls.
-
-    Args:
-        model: A Hugging Face decoder, or a bridge around one.
-        rule: How A and G give a score.
-        collector: Where scores go; None to run the model alone.
-        scored: Told each layer whose scores of some queries are complete, as the backward pass
-            leaves it.
-        stores: Of each layer, for chunks of each row's own loss; None for one loss.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        rule: TokenRule,
-        collector: Collector | None,
-        scored: Callable[[int, range], None] = lambda layer, queries: None,
-        stores: Sequence[KeyValues] | None = None,
-    ) -> None:
-        self.rule, self.queries = rule, range(0)
-        self._collector, self._scored, self._stores = collector, scored, stores
-        self._windows = [attention_window(model, layer) for layer in range(n_layers(model))]
-
-    @property
-    def own_row(self) -> bool:
-        """Whether keys and values are constants but for each query's own."""
-        return self._stores is not None
-
-    @property
-    def lowest(self) -> int:
-        """The lowest layer that is scored: no gradient is needed below it."""
-        return 0 if self._collector is None else min(self._collector.layers)
-
-    def collector(self, layer: int) -> Collector | None:
-        """Where a layer's scores go; None where it is not scored."""
-        if self._collector is None or layer not in self._collector.layers:
-            return None
-        return self._collector
-
-    def scored(self, layer: int) -> None:
-        """Tell that a layer's scores of the present queries are complete."""
-        self._scored(layer, self.queries)
-
-    def remember(
-        self, layer: int, k: Float[Tensor, "kv new d"], v: Float[Tensor, "kv new d_v"]
-    ) -> tuple[Keys, Values, int]:
-        """All keys and values that the queries may see, and the first one's position."""
-        return (k, v, 0) if self._stores is None else self._stores[layer].append(k, v)
-
-    def __call__(
-        self,
-        module: Any,
-        query: Float[Tensor, "1 head query d"],
-        key: Float[Tensor, "1 kv query d"],
-        value: Float[Tensor, "1 kv query d_v"],
-        attention_mask: None,
-        *,
-        scaling: float,
-        s_aux: Float[Tensor, "head"] | None = None,
-        **options: Any,
-    ) -> tuple[Float[Tensor, "1 query head d_v"], None]:
-        """As transformers calls it; masks are causal, and follow the layer's window."""
-        changed = [name for name in _CHANGES_SCORES if options.get(name) is not None]
-        if changed:
-            raise NotImplementedError(
-                f"backend='fused' knows plain, windowed and sink attention, but "
-                f"{type(module).__name__} passes {changed}; use backend='hooks'"
-            )
-        kv, group = key.shape[1], query.shape[1] // key.shape[1]
-        index = int(module.layer_idx)
-        layer = Layer(
-            index=index,
-            scale=scaling,
-            window=self._windows[index],
-            sinks=None if s_aux is None else s_aux.detach().view(kv, group),
-        )
-        q = query[0].reshape(kv, group, *query.shape[2:])
-        z: Tensor = _Attend.apply(q, key[0], value[0], layer, self)  # type: ignore[no-untyped-call]
-        return z.flatten(0, 1).transpose(0, 1)[None].contiguous(), None
-
-
-class _Attend(torch.autograd.Function):
-    """Fused attention that scores its layer in its backward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, q: Queries, k: Keys, v: Values, layer: Layer, attention: _Attention
-    ) -> Outputs:
-        keys, values, first = attention.remember(layer.index, k, v)
-        z, lse = attend(q, keys, values, layer)
-        collector = attention.collector(layer.index)
-        if attention.rule == "attention" and collector is not None:
-            score_attention(layer, q, keys, lse, collector=collector, first=first)
-            attention.scored(layer.index)
-        ctx.save_for_backward(q, keys, values, z, lse)
-        ctx.layer, ctx.attention, ctx.first = layer, attention, first
-        return z
-
-    @staticmethod
-    def backward(ctx: Any, dz: Outputs) -> tuple[Queries, Keys, Values, None, None]:
-        q, keys, values, z, lse = ctx.saved_tensors
-        collector = ctx.attention.collector(ctx.layer.index)
-        gradients = score_backward(
-            ctx.layer,
-            q,
-            keys,
-            values,
-            z,
-            lse,
-            dz,
-            rule=ctx.attention.rule,
-            collector=collector,
-            own_row=ctx.attention.own_row,
-            first=ctx.first,
-        )
-        if collector is not None:
-            ctx.attention.scored(ctx.layer.index)
-        return *gradients, None, None
 
 
 def fused_scores(
@@ -229,7 +62,7 @@ def fused_scores(
         checkpointing: Keep each layer's input alone, and run the layer again backwards.
         scored: Told each layer whose scores are complete.
     """
-    attention = _Attention(model, rule, collector, scored)
+    attention = ScoringAttention(model, rule, collector, scored)
     with _decoder(model, attention, checkpointing) as run:
         hidden = run(trace.token_ids, range(len(trace)))
         _backward(model, hidden, trace, range(len(trace)), objective_weights(trace, objective))
@@ -265,7 +98,7 @@ def streamed_scores(
     for chunk in stored:
         for store, (keys, values) in zip(stores, chunk, strict=True):
             store.append(keys, values)
-    attention = _Attention(model, rule, collector, scored, stores)
+    attention = ScoringAttention(model, rule, collector, scored, stores)
     with _decoder(model, attention) as run:
         for queries in chunks:
             hidden = run(trace.token_ids, queries)
@@ -276,7 +109,7 @@ def streamed_scores(
 
 def fused_logits(model: Any, tokens: Int[Tensor, "1 pos"]) -> Float[Tensor, "1 pos vocab"]:
     """Logits of the model with fused attention, to be compared with its own."""
-    with _decoder(model, _Attention(model, "attention", None)) as run:
+    with _decoder(model, ScoringAttention(model, "attention", None)) as run:
         hidden = run(tokens[0], range(tokens.shape[1]))
         return _unembedding(model)(hidden)
 
@@ -309,7 +142,7 @@ def _backward(
 
 @contextmanager
 def _decoder(
-    model: Any, attention: _Attention, checkpointing: bool = False
+    model: Any, attention: ScoringAttention, checkpointing: bool = False
 ) -> Iterator[Callable[[Tensor, range], Tensor]]:
     """The decoder with our attention in it: from some queries to their last hidden states."""
     original: Any = huggingface_model(model)

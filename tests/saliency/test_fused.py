@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from stepflow_tl.huggingface import decoder_layers
 from stepflow_tl.interventions import StepFlow
 from stepflow_tl.models import hook_name
-from stepflow_tl.saliency import step_saliency, token_saliency
+from stepflow_tl.saliency import attention, step_saliency, token_saliency
 from stepflow_tl.trace import Trace
 
 TEXT = (
@@ -360,6 +360,11 @@ class TestChoosing:
         with pytest.raises(ValueError, match=reason):
             step_saliency(model, short)
 
+    def test_a_model_in_training_is_refused(self, tokenizer: Any, short: Trace) -> None:
+        """Dropout would be drawn, and transformers' own checkpointing run layers twice."""
+        with pytest.raises(ValueError, match=r"in training mode; call model\.eval\(\)"):
+            step_saliency(plain_model("qwen3", tokenizer).train(), short)
+
     def test_a_model_that_would_differ_is_refused(
         self, tiny_folder: Callable[..., Any], short: Trace, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -445,11 +450,9 @@ class TestTheModelIsLeftAsItWas:
         error: type[BaseException],
         when: int,
     ) -> None:
-        from stepflow_tl.saliency import fused
-
         step_saliency(qwen2, short, backend="fused")
         calls = {"left": when}
-        attend = fused.attend
+        attend = attention.attend
 
         def failing(*args: Any) -> Any:
             calls["left"] -= 1
@@ -457,7 +460,7 @@ class TestTheModelIsLeftAsItWas:
                 raise error("stop")
             return attend(*args)
 
-        monkeypatch.setattr(fused, "attend", failing)
+        monkeypatch.setattr(attention, "attend", failing)
         with pytest.raises(error):
             step_saliency(qwen2, short, backend="fused", chunk=None if options else 20, **options)
 

@@ -16,7 +16,7 @@ from helpers import DATA
 from torch import Tensor
 
 from stepflow_tl.models import load_model
-from stepflow_tl.saliency import WorkFileError, fused, hooked, step_saliency
+from stepflow_tl.saliency import WorkFileError, attention, fused, hooked, step_saliency
 from stepflow_tl.trace import Trace
 
 TEXT = (
@@ -93,9 +93,11 @@ def test_what_is_done_is_not_run_again(
     options = {"backend": "fused", "chunk": CHUNK, "work_file": path}
     stopped(monkeypatch, 4, lambda: step_saliency(model, short, **options))
     seen: list[int] = []
-    attend = fused.attend
+    attend = attention.attend
     monkeypatch.setattr(
-        fused, "attend", lambda q, k, v, layer: (seen.append(k.shape[1]), attend(q, k, v, layer))[1]
+        attention,
+        "attend",
+        lambda q, k, v, layer: (seen.append(k.shape[1]), attend(q, k, v, layer))[1],
     )
     step_saliency(model, short, **options)
     assert min(seen) == 5 * CHUNK
