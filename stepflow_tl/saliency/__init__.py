@@ -11,12 +11,12 @@ from torch import Tensor
 
 from stepflow_tl.layers import LayerSpec, resolve_layers
 from stepflow_tl.models import model_name, n_heads, n_layers
-from stepflow_tl.saliency.backends import Backend, plan, score
+from stepflow_tl.saliency.backends import Backend, Plan, plan, score
 from stepflow_tl.saliency.collect import Collector, StepSums, TokenMaps
 from stepflow_tl.saliency.jacobian import jacobian_scores
 from stepflow_tl.saliency.maps import StepMap, StepMapError
 from stepflow_tl.saliency.pooling import Diagonal, Pool, StepPooler
-from stepflow_tl.saliency.rules import Objective, Rule, TokenRule, check_choice, objective_weights
+from stepflow_tl.saliency.rules import Objective, Rule, TokenRule, check_choice
 from stepflow_tl.saliency.workfile import WorkFileError
 from stepflow_tl.trace import Trace
 from stepflow_tl.version import __version__
@@ -129,21 +129,17 @@ def step_saliency(
         made["normalized"] = "row"
         scores = jacobian_scores(model, trace, wanted)
     else:
-        sums, used = _collect(
-            StepSums,
+        how = plan(
             model,
             trace,
-            wanted,
             rule=rule,
             objective=objective,
-            per_head=per_head,
             backend=backend,
             chunk=chunk,
             checkpointing=checkpointing,
-            work_file=work_file,
-            progress=progress,
         )
-        made |= {"objective": objective, "pool": pool, "diagonal": diagonal, "backend": used}
+        sums = _collect(StepSums, model, trace, wanted, how, per_head, work_file, progress)
+        made |= {"objective": objective, "pool": pool, "diagonal": diagonal, "backend": how.backend}
         pooler = StepPooler(trace.step_of_token, len(trace.steps), pool, diagonal)
         scores = {layer: pooler.of_sums(sums.result(layer)) for layer in wanted}
     return StepMap(
@@ -188,38 +184,6 @@ def token_saliency(
     check_choice("objective", objective, Objective)
     check_choice("backend", backend, Backend)
     wanted = resolve_layers(layers, n_layers(model))
-    maps, _ = _collect(
-        TokenMaps,
-        model,
-        trace,
-        wanted,
-        rule=rule,
-        objective=objective,
-        per_head=per_head,
-        backend=backend,
-        chunk=chunk,
-        checkpointing=checkpointing,
-    )
-    return torch.stack([_finite(maps.result(layer), layer) for layer in wanted])
-
-
-def _collect(
-    kind: type[Collector],
-    model: Any,
-    trace: Trace,
-    layers: tuple[int, ...],
-    *,
-    rule: TokenRule,
-    objective: Objective,
-    per_head: bool,
-    backend: Backend,
-    chunk: int | None,
-    checkpointing: bool,
-    work_file: str | Path | None = None,
-    progress: bool = False,
-) -> tuple[Collector, str]:
-    """The collected scores of some layers, and the backend that was used."""
-    objective_weights(trace, objective)  # refuses a trace without the tokens it needs
     how = plan(
         model,
         trace,
@@ -229,6 +193,21 @@ def _collect(
         chunk=chunk,
         checkpointing=checkpointing,
     )
+    maps = _collect(TokenMaps, model, trace, wanted, how, per_head)
+    return torch.stack([_finite(maps.result(layer), layer) for layer in wanted])
+
+
+def _collect(
+    kind: type[Collector],
+    model: Any,
+    trace: Trace,
+    layers: tuple[int, ...],
+    how: Plan,
+    per_head: bool,
+    work_file: str | Path | None = None,
+    progress: bool = False,
+) -> Collector:
+    """The collected scores of some layers."""
     parameter = next(model.parameters())
     collector = kind(
         trace,
@@ -238,17 +217,8 @@ def _collect(
         dtype=torch.float64 if parameter.dtype == torch.float64 else torch.float32,
         device="cpu" if kind is TokenMaps else parameter.device,
     )
-    score(
-        model,
-        trace,
-        collector,
-        how,
-        rule=rule,
-        objective=objective,
-        work_file=work_file,
-        progress=progress,
-    )
-    return collector, how.backend
+    score(model, trace, collector, how, work_file=work_file, progress=progress)
+    return collector
 
 
 def _refuse_token_settings(**settings: tuple[Any, Any]) -> None:

@@ -32,7 +32,7 @@ from stepflow_tl.saliency.attention import KeyValues
 from stepflow_tl.saliency.collect import Collector
 from stepflow_tl.saliency.fused import fused_logits, fused_scores, streamed_scores
 from stepflow_tl.saliency.hooked import hooked_scores
-from stepflow_tl.saliency.rules import Objective, TokenRule
+from stepflow_tl.saliency.rules import Objective, TokenRule, objective_weights
 from stepflow_tl.saliency.workfile import open_work_file
 from stepflow_tl.trace import Trace
 from stepflow_tl.version import __version__
@@ -56,16 +56,27 @@ class Plan:
     """How a trace is to be scored.
 
     Attributes:
+        rule: How a pattern and its gradient give a score.
+        objective: Whose gradient.
         backend: "hooks" or "fused".
         chunks: The queries of each chunk; one chunk for the whole trace.
-        streamed: Whether rows are scored by their own losses, or by attention alone.
         checkpointing: Whether layers run again in the backward pass.
     """
 
+    rule: TokenRule
+    objective: Objective
     backend: Literal["hooks", "fused"]
     chunks: tuple[range, ...]
-    streamed: bool
     checkpointing: bool
+
+    @property
+    def streamed(self) -> bool:
+        """Whether rows are scored by their own losses or by attention alone: chunk by chunk."""
+        return _in_chunks(self.rule, self.objective)
+
+
+def _in_chunks(rule: TokenRule, objective: Objective) -> bool:
+    return objective == "token" or rule == "attention"
 
 
 def plan(
@@ -81,9 +92,11 @@ def plan(
     """Decide once how a trace is to be scored.
 
     Raises:
-        ValueError: The backend cannot score this model, or a setting means nothing to it.
+        ValueError: The backend cannot score this model, a setting means nothing to it, or the
+            trace lacks the tokens that the objective needs.
     """
-    streamed = objective == "token" or rule == "attention"
+    objective_weights(trace, objective)
+    streamed = _in_chunks(rule, objective)
     plain, long = is_huggingface(model), len(trace) >= _FUSED_FROM
     fused = backend == "fused" or (backend == "auto" and (plain or long))
     reason = why_not_fused(model, streamed) if fused else None
@@ -111,7 +124,7 @@ def plan(
     if chunk is None:
         chunk = _chunk(model, trace, chosen) if streamed else len(trace)
     chunks = (range(a, min(len(trace), a + chunk)) for a in range(0, len(trace), chunk))
-    return Plan(chosen, tuple(chunks), streamed, checkpointing)
+    return Plan(rule, objective, chosen, tuple(chunks), checkpointing)
 
 
 def _chunk(model: Any, trace: Trace, backend: str) -> int:
@@ -130,8 +143,6 @@ def score(
     collector: Collector,
     how: Plan,
     *,
-    rule: TokenRule,
-    objective: Objective,
     work_file: str | Path | None,
     progress: bool,
 ) -> None:
@@ -140,7 +151,7 @@ def score(
     Raises:
         WorkFileError: The work file is of another run, or no work file.
     """
-    made_of = {} if work_file is None else _made_of(model, trace, collector, how, rule, objective)
+    made_of = {} if work_file is None else _made_of(model, trace, collector, how)
     with (
         open_work_file(work_file, made_of) as work,
         tqdm(total=len(trace), unit="token", disable=not progress) as bar,
@@ -157,14 +168,14 @@ def score(
             if work is not None:
                 work.write_chunk(queries, [store.last for store in stores])
 
-        common: dict[str, Any] = {"rule": rule, "collector": collector, "scored": scored}
+        common: dict[str, Any] = {"rule": how.rule, "collector": collector, "scored": scored}
         if start == len(trace):
             return
         if how.backend == "hooks":
             hooked_scores(
                 model,
                 trace,
-                objective=objective,
+                objective=how.objective,
                 chunks=how.chunks,
                 next_query=start,
                 chunk_done=chunk_done,
@@ -181,7 +192,7 @@ def score(
             )
         else:
             fused_scores(
-                model, trace, objective=objective, checkpointing=how.checkpointing, **common
+                model, trace, objective=how.objective, checkpointing=how.checkpointing, **common
             )
             chunk_done(how.chunks[0])
         if work is not None:
@@ -193,8 +204,6 @@ def _made_of(
     trace: Trace,
     collector: Collector,
     how: Plan,
-    rule: TokenRule,
-    objective: Objective,
 ) -> dict[str, Any]:
     """What the sums in a work file depend on."""
     read = hashlib.sha256(repr((trace.token_ids.tolist(), trace.step_of_token.tolist())).encode())
@@ -202,8 +211,8 @@ def _made_of(
         "trace": read.hexdigest()[:16],
         "model": model_name(model),
         "weights": weights_hash(model),
-        "rule": rule,
-        "objective": objective,
+        "rule": how.rule,
+        "objective": how.objective,
         "layers": list(collector.layers),
         "per_head": collector.per_head,
         "scores": type(collector).__name__,
