@@ -46,17 +46,13 @@ def decoder_layers(model: Any) -> list[nn.Module]:
         int(attention.layer_idx): module
         for module in model.modules()
         if isinstance(module, GradientCheckpointingLayer)
-        and (attention := _attention_child(module)) is not None
+        and (attention := attention_module(module)) is not None
     }
     return [found[layer] for layer in sorted(found)]
 
 
-def attention_module(layer: nn.Module) -> Any:
-    """The attention module of a decoder layer."""
-    return _attention_child(layer)
-
-
-def _attention_child(layer: nn.Module) -> Any | None:
+def attention_module(layer: nn.Module) -> Any | None:
+    """The attention module of a decoder layer; None where it has none."""
     for child in layer.children():
         module = getattr(child, "original_component", None) or child
         if hasattr(module, "layer_idx") and hasattr(module, "is_causal"):
@@ -71,14 +67,12 @@ def original_attention(model: Any) -> Iterator[None]:
     Hook points of the attention bridges themselves (scores, pattern, rotated queries and keys)
     are then not reached; all others are. Nothing happens to a plain Hugging Face model.
     """
-    places = []
-    if not is_huggingface(model):
-        for block in model.blocks:
-            layer = block.original_component
-            places += [
-                (layer, name) for name, child in layer.named_children() if child is block.attn
-            ]
-    swapped = [(layer, name, layer._modules[name]) for layer, name in places]
+    swapped = [
+        (block.original_component, name, child)
+        for block in ([] if is_huggingface(model) else model.blocks)
+        for name, child in block.original_component.named_children()
+        if child is block.attn
+    ]
     try:
         for layer, name, bridge in swapped:
             layer._modules[name] = bridge.original_component

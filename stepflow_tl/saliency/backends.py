@@ -39,7 +39,7 @@ from stepflow_tl.version import __version__
 
 Backend = Literal["auto", "hooks", "fused"]
 
-_FUSED_FROM = 1024  # tokens; shorter traces are as quick through hooks
+_FUSED_FROM = 1024  # tokens; the patterns of shorter traces fit in memory
 _FUSED_CHUNK = 512
 _PATTERNS_AT_ONCE = 1 << 27  # entries of the patterns of all layers and heads, for one chunk
 _PROBE = 8  # tokens on which the fused model's logits are compared with the model's own

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from stepflow_tl.models import (
@@ -27,6 +27,8 @@ from stepflow_tl.saliency.rules import (
     next_token_loss,
     objective_weights,
     token_scores,
+    visible_keys,
+    wide,
 )
 from stepflow_tl.trace import Trace
 from stepflow_tl.tracking import declare_trace
@@ -155,14 +157,6 @@ class _CatchGradient(torch.autograd.Function):
         return gradient, None
 
 
-def _visible_keys(queries: range, keys: range, window: int | None) -> Bool[Tensor, "query key"]:
-    """Keys that a query attends to; the gradient of a pattern does not vanish elsewhere."""
-    query = torch.arange(queries.start, queries.stop)[:, None]
-    key = torch.arange(keys.start, keys.stop)
-    visible = key <= query
-    return visible if window is None else visible & (key > query - window)
-
-
 def _catcher(
     layer: int,
     rule: TokenRule,
@@ -172,10 +166,9 @@ def _catcher(
     scored: Callable[[int, range], None],
 ) -> Callable[..., Tensor | None]:
     def give(pattern: Tensor, gradient: Tensor) -> None:
-        exact = pattern.dtype == torch.float64
-        a, g = (x[0] if exact else x[0].float() for x in (pattern, gradient))
+        a, g = wide(pattern[0]), wide(gradient[0])
         keys = range(at.queries.stop - a.shape[-1], at.queries.stop)
-        visible = _visible_keys(at.queries, keys, window).to(a.device)
+        visible = visible_keys(at.queries, keys, window, a.device)
         with collector.rows(layer, at.queries) as add:
             add(
                 slice(0, a.shape[0]),

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from stepflow_tl.models import hook_name
 from stepflow_tl.saliency.hooked import frozen, own_tokens, start_graph
-from stepflow_tl.saliency.rules import objective_weights
+from stepflow_tl.saliency.rules import objective_weights, wide
 from stepflow_tl.trace import Trace
 from stepflow_tl.tracking import declare_trace
 
@@ -88,9 +88,9 @@ def _norms(
     gradient: Float[Tensor, "pos d_model"], trace: Trace, query_step: int
 ) -> Float[Tensor, "key_step"]:
     """Norm of a gradient over the tokens of each step, in float32 or wider."""
-    wide = gradient if gradient.dtype == torch.float64 else gradient.float()
-    norms = [wide[step.start : step.stop].norm() for step in trace.steps[: query_step + 1]]
-    later = wide.new_zeros(len(trace.steps) - len(norms))
+    exact = wide(gradient)
+    norms = [exact[step.start : step.stop].norm() for step in trace.steps[: query_step + 1]]
+    later = exact.new_zeros(len(trace.steps) - len(norms))
     return torch.cat([torch.stack(norms), later])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from stepflow_tl.trace import Trace
@@ -44,6 +44,21 @@ def token_scores(
         return gradient.abs()
     product = pattern * gradient
     return product if rule == "signed" else product.abs()
+
+
+def visible_keys(
+    queries: range, keys: range, window: int | None, device: torch.device
+) -> Bool[Tensor, "query key"]:
+    """Keys that each query attends to: those up to it, within its window."""
+    query = torch.arange(queries.start, queries.stop, device=device)[:, None]
+    key = torch.arange(keys.start, keys.stop, device=device)
+    visible = key <= query
+    return visible if window is None else visible & (key > query - window)
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float32 or wider."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def objective_weights(trace: Trace, objective: Objective) -> Float[Tensor, "pos"]:
@@ -86,9 +101,8 @@ def next_token_loss(
         weights: Weight of each row.
     """
     rows = _weighted(weights)
-    chosen = logits[0, rows]
     losses = torch.nn.functional.cross_entropy(
-        chosen if chosen.dtype == torch.float64 else chosen.float(),
+        wide(logits[0, rows]),
         targets[0, rows].to(logits.device),
         reduction="none",
     )

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from stepflow_tl.saliency.collect import Collector
-from stepflow_tl.saliency.rules import TokenRule
+from stepflow_tl.saliency.rules import TokenRule, visible_keys, wide
 
 Queries = Float[Tensor, "kv group query d"]
 Keys = Float[Tensor, "kv key d"]
@@ -59,10 +59,7 @@ class Layer:
 
     def visible(self, queries: range, keys: range, device: torch.device) -> Bool[Tensor, "q k"]:
         """Which of the keys each query sees."""
-        query = torch.arange(queries.start, queries.stop, device=device)[:, None]
-        key = torch.arange(keys.start, keys.stop, device=device)
-        seen = key <= query
-        return seen if self.window is None else seen & (key > query - self.window)
+        return visible_keys(queries, keys, self.window, device)
 
     def sees_all(self, queries: range, keys: range) -> bool:
         """Whether each query sees each of the keys."""
@@ -290,8 +287,3 @@ def _open(
             add(heads, first + tile.keys.start, by_head)
 
         yield add_tile
-
-
-def wide(x: Tensor) -> Tensor:
-    """In float32 or wider."""
-    return x if x.dtype == torch.float64 else x.float()
