@@ -15,6 +15,9 @@ SHOWN = {  # views in frames, figures
     "02_stepflow": (0, 1),
     "03_sweep": (0, 3),
 }
+PRINTED = {  # what happens as the text around it says
+    "03_sweep": r"3 batches: (\d+) rows in the store\ninterrupted\n\1 rows were kept, [1-9]",
+}
 SOLUTION = re.compile(r"<details><summary>Solution</summary>\n\n```python\n(.*?)```", re.DOTALL)
 OPEN = "your turn: this exercise is still open\n"
 
@@ -118,6 +121,7 @@ def test_it_runs_with_its_solutions(path, kernel, tmp_path):
     assert OPEN not in text
     assert text.count("correct\n") >= EXERCISES[path.stem]
     assert "Warning" not in text
+    assert re.search(PRINTED.get(path.stem, ""), text)
     views, figures = SHOWN[path.stem]
     frames = [page for page in shown(outputs, "text/html") if page.startswith("<iframe sandbox=")]
     assert len(frames) == views
