@@ -35,6 +35,7 @@ from stepflow_tl import (
     WordProblems,
 )
 from stepflow_tl.cli import errors_on_one_line
+from stepflow_tl.formats import AUTO, Format
 from stepflow_tl.loading import load_tokenizer
 from stepflow_tl.plots import figure_arms
 from stepflow_tl.sweep import calibrate
@@ -43,6 +44,9 @@ from stepflow_tl.untrusted import escaped
 
 OWN = "word-problems"
 PRESETS = {"paper": StepFlow.paper, "release": StepFlow.release, "digest": StepFlow.digest}
+
+AUTHORS_CUT = Format(name=AUTO, thinking_cutter="full_stop")
+"""Steps end where they end in the authors' code, whose published numbers stand beside ours."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,8 @@ class Options:
             "batch_size": 32 if self.is_own else 8,
         }
         asked = {name: getattr(self.given, name, None) for name in default}
-        return Decoding(**default | {name: v for name, v in asked.items() if v is not None})
+        given = {name: value for name, value in asked.items() if value is not None}
+        return Decoding(**default | given, format=AUTHORS_CUT)
 
     @property
     def sweep(self) -> dict[str, Any]:
@@ -170,7 +175,7 @@ def parse(argv: Sequence[str] | None) -> Options:
     add("--temperature", type=float)
     add("--top-p", type=float)
     add("--max-new-tokens", type=int)
-    add("--batch-size", type=int, help="responses decoded together; changes no result")
+    add("--batch-size", type=int, help="responses decoded together")
     add("--dtype", default="float32", help="default: %(default)s; bfloat16 for large models")
     add("--device-map", help="'auto' spreads one model over all GPUs")
     add("--revision", help="of the checkpoint")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepflow_tl.formats import Format
+from stepflow_tl.reading import TraceReader
 
 _CLOSINGS = {"think": "\n</think>\n\n", "harmony": "<|end|><|start|>assistant"}
 
@@ -74,7 +75,6 @@ class ThinkingBudget:
             raise ValueError(f"expected wait to be some text, but {self.wait!r} has no token")
         return Forcing(
             budget=self,
-            delimiter=ids(form.summary_open),
             closing=ids(closing),
             wait=ids(self.wait),
             enders=frozenset(enders) | end_ids,
@@ -87,47 +87,65 @@ class Forcing:
 
     Attributes:
         budget: The budget.
-        delimiter: What stands between thinking and summary.
         closing: What is written to close the thinking.
         wait: What is written to prolong it.
         enders: Tokens that would end it.
     """
 
     budget: ThinkingBudget
-    delimiter: tuple[int, ...]
     closing: tuple[int, ...]
     wait: tuple[int, ...]
     enders: frozenset[int]
 
-    def rows(self, count: int) -> list[ForcedRow]:
-        """A fresh state for each row of a batch."""
-        return [ForcedRow(self) for _ in range(count)]
+
+class Plans:
+    """What a budget means in token ids, for each format that responses turn out to have.
+
+    Args:
+        budget: The budget.
+        tokenizer: The model's tokenizer.
+        end_ids: Ids that end a response.
+    """
+
+    def __init__(self, budget: ThinkingBudget, tokenizer: Any, end_ids: frozenset[int]) -> None:
+        self._budget, self._tokenizer, self._end_ids = budget, tokenizer, end_ids
+        self._plans: dict[Format, Forcing] = {}
+
+    def of(self, form: Format) -> Forcing:
+        """The plan for a format.
+
+        Raises:
+            ValueError: The budget does not fit it.
+        """
+        if form not in self._plans:
+            self._plans[form] = self._budget.plan(self._tokenizer, form, self._end_ids)
+        return self._plans[form]
 
 
 class ForcedRow:
-    """One response under a budget."""
+    """One response under a budget.
 
-    def __init__(self, forcing: Forcing) -> None:
-        self._forcing = forcing
-        self._written: list[int] = []
+    Args:
+        plans: The budget in token ids.
+        reader: Reads the response, each token that `next` gave: says whether it is thinking, and
+            how long it is.
+    """
+
+    def __init__(self, plans: Plans, reader: TraceReader) -> None:
+        self._plans = plans
+        self._reader = reader
         self._due: Sequence[int] = ()
-        self._closed = False
+        self._cut = False
 
     def next(self, chosen: int) -> int:
         """The token that is written where the model chose `chosen`."""
-        token = chosen if self._closed and not self._due else self._within_thinking(chosen)
-        self._written.append(token)
-        delimiter = self._forcing.delimiter
-        if tuple(self._written[-len(delimiter) :]) == delimiter:
-            self._closed = True
-        return token
-
-    def _within_thinking(self, chosen: int) -> int:
-        forcing = self._forcing
         if not self._due:
-            length, most = len(self._written), forcing.budget.most
+            if self._cut or not self._reader.thinking:
+                return chosen
+            forcing, length = self._plans.of(self._reader.form), self._reader.response_length
+            most = forcing.budget.most
             if most is not None and length >= most:
-                self._due, self._closed = forcing.closing, True
+                self._due, self._cut = forcing.closing, True
             elif chosen in forcing.enders and length < forcing.budget.least:
                 self._due = forcing.wait
             else:

@@ -1,14 +1,23 @@
-"""The prompt that asks a question, in the words of a tokenizer's chat template."""
+"""The prompt that asks a question or goes on with a conversation, in a chat template's words."""
 
 from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from jinja2 import TemplateError
+from torch import Tensor
+
+from stepflow_tl.formats import THINK, Format
+
+Message: TypeAlias = Mapping[str, Any]
+"""One turn of a conversation: ``{"role": "user", "content": "..."}``, as chat templates take it."""
+
+Prompt: TypeAlias = str | Sequence[Message] | Sequence[int] | Tensor
+"""What a model is asked: a question, a conversation, or token ids [pos]."""
 
 
 class GenerationError(ValueError):
@@ -64,18 +73,175 @@ class Chat:
         macro = f"{{% macro strftime_now(format) %}}{{{{ format{replaced} }}}}{{% endmacro %}}"
         return f"{macro}\n{template}"
 
-    def messages(self, question: str) -> list[dict[str, str]]:
-        """The conversation so far."""
-        system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return [*system, {"role": "user", "content": question}]
+    def messages(self, asked: str | Sequence[Message]) -> list[Message]:
+        """The conversation so far.
+
+        Raises:
+            GenerationError: It has a system message, and `system` is another.
+        """
+        turns: list[Message] = (
+            [{"role": "user", "content": asked}] if isinstance(asked, str) else list(asked)
+        )
+        if self.system is None:
+            return turns
+        if turns[0].get("role") == "system":
+            raise GenerationError(
+                f"expected one system message, got {self.system!r} beside the conversation's own"
+            )
+        return [{"role": "system", "content": self.system}, *turns]
 
 
-def prompt_token_ids(tokenizer: Any, question: str, *, chat: bool | Chat = True) -> list[int]:
+@dataclass(frozen=True)
+class Asked:
+    """A prompt in token ids.
+
+    Attributes:
+        token_ids: The prompt.
+        question: What is asked: the last user turn; None for token ids.
+        messages: The conversation; None for a question and for token ids.
+    """
+
+    token_ids: list[int]
+    question: str | None = None
+    messages: tuple[Message, ...] | None = None
+
+    @property
+    def seed_text(self) -> str:
+        """What its random numbers depend on: a question alone, else the token ids."""
+        if self.question is not None and self.messages is None:
+            return self.question
+        return "ids:" + ",".join(map(str, self.token_ids))
+
+
+def is_one_prompt(asked: Any) -> bool:
+    """Whether this is one prompt, not a sequence of several."""
+    if isinstance(asked, str):
+        return True
+    if isinstance(asked, Tensor):
+        return asked.ndim < 2
+    return isinstance(asked, Sequence) and bool(asked) and isinstance(asked[0], (Mapping, int))
+
+
+def as_prompt(tokenizer: Any, asked: Prompt, *, chat: bool | Chat = True) -> Asked:
+    """A prompt in token ids.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        asked: A question, a conversation that the model is to go on with, or token ids.
+        chat: How a question or a conversation is rendered; see `prompt_token_ids`.
+
+    Raises:
+        GenerationError: It is none of these, or empty, or there is no chat template.
+    """
+    if isinstance(asked, str):
+        return Asked(prompt_token_ids(tokenizer, asked, chat=chat), asked)
+    if isinstance(asked, Tensor):
+        asked = asked.tolist()
+    if not isinstance(asked, Sequence) or not asked:
+        raise GenerationError(
+            f"expected a question, messages such as {{'role': 'user', 'content': 'Why?'}}, or "
+            f"token ids, got {asked!r}"
+        )
+    if all(isinstance(item, int) and not isinstance(item, bool) for item in asked):
+        return Asked(_token_ids(tokenizer, asked))
+    turns = check_messages(asked)
+    if turns[-1]["role"] == "assistant":
+        raise GenerationError(
+            "expected a conversation that the model is to go on with, got one whose last message "
+            "is the assistant's; Trace.from_chat reads it"
+        )
+    if chat is False:
+        raise GenerationError(
+            "expected a chat template for a conversation, got chat=False; pass its token ids"
+        )
+    questions = [turn["content"] for turn in turns if turn["role"] == "user"]
+    question = questions[-1] if questions and isinstance(questions[-1], str) else ""
+    return Asked(prompt_token_ids(tokenizer, turns, chat=chat), question, turns)
+
+
+def check_messages(asked: Any) -> tuple[Message, ...]:
+    """The messages of a conversation.
+
+    Raises:
+        GenerationError: There is none, or one lacks its role or content.
+    """
+    turns = tuple(asked)
+    for number, turn in enumerate(turns):
+        if not isinstance(turn, Mapping):
+            raise GenerationError(
+                f"expected message {number} to be such as {{'role': 'user', 'content': 'Why?'}}, "
+                f"got {turn!r}"
+            )
+        if not isinstance(turn.get("role"), str):
+            raise GenerationError(f"expected message {number} to have a 'role', got {dict(turn)!r}")
+        if turn.get("content") is None and not turn.get("tool_calls"):
+            raise GenerationError(
+                f"expected message {number}, the {turn['role']}'s, to have 'content', got "
+                f"{dict(turn)!r}"
+            )
+    if not turns:
+        raise GenerationError("expected at least one message, got none")
+    return turns
+
+
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+
+
+def spoken_text(message: Message, prompt: str, form: Format) -> str:
+    """What an assistant's message is as the model wrote it after its prompt.
+
+    Args:
+        message: The message.
+        prompt: The prompt, rendered.
+        form: The format that the response is expected in.
+
+    Raises:
+        GenerationError: Its content or reasoning is no text.
+    """
+    content = message.get("content") or ""
+    reasoning = next((message[key] for key in _REASONING if message.get(key) is not None), None)
+    if not isinstance(content, str) or not isinstance(reasoning, (str, type(None))):
+        raise GenerationError(f"expected a message whose content is text, got {dict(message)!r}")
+    if form.header_open:
+        return _in_messages(reasoning, content, form)
+    if reasoning is None:
+        return content
+    form = form if form.summary_open else THINK
+    end, opening = prompt.rstrip(), form.thinking_open or ""
+    if not reasoning.strip() and end.endswith(form.summary_open or ""):
+        return content
+    start = "" if not opening or end.endswith(opening) else f"{opening}\n"
+    thought, answer = reasoning.strip("\n"), content.lstrip("\n")
+    return f"{start}{thought}\n{form.summary_open}\n\n{answer}"
+
+
+def _in_messages(reasoning: str | None, content: str, form: Format) -> str:
+    """The same where headers open messages; content that has headers of its own stays as it is."""
+    parts = [f"{form.thinking_open}{reasoning}"] if reasoning else []
+    if content:
+        has_header = content.lstrip().startswith(form.header_open)
+        parts.append(content if has_header else f"{form.summary_open}{content}")
+    return "<|end|><|start|>assistant".join(parts)
+
+
+def _token_ids(tokenizer: Any, ids: Sequence[Any]) -> list[int]:
+    size = len(tokenizer)
+    wrong = [i for i in ids if not 0 <= i < size]
+    if wrong:
+        raise GenerationError(
+            f"expected token ids from 0 to {size - 1}, the vocabulary's last, got {wrong[:5]}"
+        )
+    return list(ids)
+
+
+def prompt_token_ids(
+    tokenizer: Any, question: str | Sequence[Message], *, chat: bool | Chat = True
+) -> list[int]:
     """Token ids of the prompt that asks a question.
 
     Args:
         tokenizer: The model's tokenizer.
-        question: What the user asks.
+        question: What the user asks, or the conversation so far.
         chat: Render it with the tokenizer's chat template, ready for the response, and how; False
             to take the question itself as the prompt, which may be rendered already: a start token
             that it begins with is not doubled.
@@ -89,16 +255,18 @@ def prompt_token_ids(tokenizer: Any, question: str, *, chat: bool | Chat = True)
     return list(tokenizer(text, add_special_tokens=bare)["input_ids"])
 
 
-def prompt_text(tokenizer: Any, question: str, *, chat: bool | Chat = True) -> str:
+def prompt_text(
+    tokenizer: Any, question: str | Sequence[Message], *, chat: bool | Chat = True
+) -> str:
     """The prompt that asks a question, as text; see `prompt_token_ids`.
 
     Raises:
         GenerationError: The question is empty, or there is no chat template, or it refuses.
     """
-    if not isinstance(question, str) or not question.strip():
+    if isinstance(question, str) and not question.strip():
         raise GenerationError(f"expected a question with some text, got {question!r}")
     if chat is False:
-        return question
+        return str(question)
     if not getattr(tokenizer, "chat_template", None):
         raise GenerationError(
             "the tokenizer has no chat template to ask the question with; set "

@@ -1,111 +1,22 @@
-"""How a model writes its reasoning: delimiters as data, and the causal step cutters.
+"""How a model writes its reasoning: the delimiters between question, thinking and summary, as data.
 
-A `Format` names the delimiters between question, thinking and summary. A *cutter* decides
-where a new step starts inside a segment. Both look only at text that has been written so far,
-so that cutting while decoding and cutting afterwards agree token for token.
-
-Cutter contract: ``cutter(step, token) -> bool`` is asked before ``token`` joins the open step.
-``step`` is the text of the open step, ``token`` the text of the next token; True means that
-``token`` starts a new step. Any callable of this shape can be used.
+A `Format` names them, and how the segments are cut into steps (see `stepflow_tl.cutters`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from stepflow_tl.cutters import Cutting, new_cutter
 
 SegmentName = Literal["question", "thinking", "summary"]
 SEGMENTS: tuple[SegmentName, ...] = ("question", "thinking", "summary")
 
-Cutter = Callable[[str, str], bool]
-CutterName = Literal["sentence", "paragraph", "line", "none"]
-
-MIN_SENTENCE_CHARACTERS = 15
-_TAIL_CHARACTERS = 64  # a cutter looks back no further than this into the open step
-_SENTENCE_END = re.compile(r"\.(?=\s)")
-_LEADING_SPACE = re.compile(r"\s*")
-_BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
-
-
-def is_fragment(text: str) -> bool:
-    """True for text that is no sentence of its own: under 15 characters, or digits only."""
-    text = text.strip()
-    return len(text) < MIN_SENTENCE_CHARACTERS or text.rstrip(".").isdigit()
-
-
-def cut_sentences(step: str, token: str) -> bool:
-    """Cut at a full stop followed by white space; a fragment joins the sentence after it.
-
-    A space leads the word after it and so starts the new step; line breaks close the line
-    before them and so stay in the old one.
-    """
-    if token.strip() == "" and "\n" in token:
-        return False
-    tail = step[-_TAIL_CHARACTERS:]
-    joined = tail + _leading_space(token)
-    before = len(step) - len(tail)
-    return any(
-        not is_fragment(step[: before + end.end()]) for end in _SENTENCE_END.finditer(joined)
-    )
-
-
-def cut_paragraphs(step: str, token: str) -> bool:
-    """Cut at a blank line; the blank line itself stays with the paragraph before it."""
-    if not token.strip() or _is_blank(step):
-        return False
-    return _BLANK_LINE.search(_tail(step) + _leading_space(token)) is not None
-
-
-def cut_lines(step: str, token: str) -> bool:
-    """Cut at a line break; the line break itself stays with the line before it."""
-    if not token.strip() or _is_blank(step):
-        return False
-    return "\n" in _tail(step) + _leading_space(token)
-
-
-def cut_nothing(step: str, token: str) -> bool:
-    """Never cut: the whole segment is one step."""
-    return False
-
-
-def _is_blank(step: str) -> bool:
-    return not step or step.isspace()
-
-
-def _tail(step: str) -> str:
-    """The end of a step, without the white space that it began with; no copy of a long step."""
-    blank = _LEADING_SPACE.match(step)
-    assert blank is not None
-    return step[max(blank.end(), len(step) - _TAIL_CHARACTERS) :]
-
-
-def _leading_space(text: str) -> str:
-    return text[: len(text) - len(text.lstrip())]
-
-
-CUTTERS: dict[CutterName, Cutter] = {
-    "sentence": cut_sentences,
-    "paragraph": cut_paragraphs,
-    "line": cut_lines,
-    "none": cut_nothing,
-}
-
-
-def resolve_cutter(cutter: CutterName | Cutter) -> Cutter:
-    """The cutter of that name, or the callable itself.
-
-    Raises:
-        ValueError: The name is none of the built-in cutters.
-    """
-    if callable(cutter):
-        return cutter
-    if cutter not in CUTTERS:
-        raise ValueError(
-            f"unknown cutter {cutter!r}: expected one of {list(CUTTERS)} or a callable"
-        )
-    return CUTTERS[cutter]
+AUTO = "auto"
+"""Name of the format that chat template, prompt and text decide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +28,18 @@ class Format:
     delimiter over several tokens, only its last token can be known for one: the tokens before it
     stay with the step they follow.
 
+    A response that does not begin with `thinking_open` is thinking from its first token, and
+    `summary_open` closes it.
+
+    Where headers open messages (Harmony), the text after the last opening of `thinking_open` and
+    `summary_open` names a channel, and a message belongs to a segment by its channel: a constraint
+    or a kind of content may follow the name (``final <|constrain|>json``). A message to a recipient
+    (``to=...``), of another role or in another channel is frame: calls of tools, what tools answer,
+    preambles.
+
     Attributes:
-        name: A short name, shown in errors and saved with traces.
+        name: A short name, shown in errors and saved with traces; ``"auto"``, without delimiters,
+            for whichever known format a response speaks.
         thinking_open: Text after which the thinking starts; None when there is none, and the
             thinking starts with the response.
         summary_open: Text after which the summary starts; None when there is none, and the
@@ -126,6 +47,8 @@ class Format:
         header_open: Texts that open a header inside the response (Harmony's role and channel);
             everything up to and including `header_close` is frame.
         header_close: Text that closes a header.
+        call_end: Text of an end token after which the response goes on, where a header follows:
+            it calls a tool.
         thinking_cutter: How the thinking is cut into steps.
         summary_cutter: How the summary is cut into steps.
     """
@@ -135,8 +58,9 @@ class Format:
     summary_open: str | None = None
     header_open: tuple[str, ...] = ()
     header_close: str | None = None
-    thinking_cutter: CutterName | Cutter = "sentence"
-    summary_cutter: CutterName | Cutter = "paragraph"
+    call_end: str | None = None
+    thinking_cutter: Cutting = "sentence"
+    summary_cutter: Cutting = "paragraph"
 
     def __post_init__(self) -> None:
         """Check the delimiters.
@@ -152,10 +76,102 @@ class Format:
                 f"format {self.name!r}: thinking_open and summary_open are both "
                 f"{self.thinking_open!r}; the two delimiters must differ"
             )
+        if self.is_auto and any(getattr(self, name) for name in _DELIMITERS):
+            raise ValueError(
+                f"format {self.name!r} is decided by the text: expected no delimiters, got "
+                f"{[getattr(self, name) for name in _DELIMITERS]}"
+            )
         if bool(self.header_open) != (self.header_close is not None):
-            raise ValueError(f"format {self.name!r}: header_open and header_close go together")
+            raise ValueError(
+                f"format {self.name!r}: header_open and header_close go together, got "
+                f"{self.header_open!r} and {self.header_close!r}"
+            )
         for cutter in (self.thinking_cutter, self.summary_cutter):
-            resolve_cutter(cutter)
+            new_cutter(cutter)
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether chat template, prompt and text decide it."""
+        return self.name == AUTO
+
+    def message_kind(self, header: str) -> SegmentName | None:
+        """Which segment a message with this header belongs to; None for neither.
+
+        Args:
+            header: From its first `header_open` to its `header_close`.
+        """
+        role = self._name_after(header, self.header_open[0]) if len(self.header_open) > 1 else None
+        if role not in (None, "assistant") or re.search(r"(?:^|[\s>])to=\S", header):
+            return None
+        channel = self._name_after(header, self.header_open[-1])
+        if channel is None or channel == self._name_after(self.summary_open, self.header_open[-1]):
+            return "summary"
+        thinking = self._name_after(self.thinking_open, self.header_open[-1])
+        return "thinking" if channel == thinking else None
+
+    def _name_after(self, header: str | None, opening: str) -> str | None:
+        """The first word after the last `opening` of a header; None without one."""
+        _, found, rest = (header or "").rpartition(opening)
+        for marker in (*self.header_open, self.header_close or "", "<|"):
+            rest = rest.partition(marker)[0] if marker else rest
+        words = rest.split()
+        return words[0] if found and words else None
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able description that `from_description` makes the same format from.
+
+        A cutter of a caller's own is described by where it was defined, and cannot be made again.
+        """
+        spec: dict[str, Any] = {"name": self.name}
+        if not self.is_auto and not self._has_delimiters_of(FORMATS.get(self.name)):
+            spec |= {name: getattr(self, name) for name in _DELIMITERS}
+            spec["header_open"] = list(self.header_open)
+        for name in _CUTTERS:
+            cutter = getattr(self, name)
+            spec[name] = cutter if isinstance(cutter, str) else {"own": _where_defined(cutter)}
+        return spec
+
+    @classmethod
+    def from_description(cls, spec: Mapping[str, Any]) -> Format:
+        """The format that `describe` described.
+
+        Raises:
+            ValueError: It had a cutter of a caller's own, or the description is none.
+        """
+        own = [spec[n]["own"] for n in _CUTTERS if isinstance(spec.get(n), Mapping)]
+        if own:
+            raise ValueError(
+                f"format {spec.get('name')!r} was cut into steps by a caller's own {own[0]}, which "
+                "cannot be made again from its name; expected format= with that cutter"
+            )
+        known = {"name", *_DELIMITERS, *_CUTTERS}
+        if not isinstance(spec.get("name"), str) or not set(spec) <= known:
+            raise ValueError(f"expected the description of a format, got {spec!r}")
+        settings = dict(spec)
+        if not set(spec) & set(_DELIMITERS):
+            form = AUTO_FORMAT if spec["name"] == AUTO else FORMATS.get(spec["name"])
+            if form is None:
+                raise ValueError(
+                    f"expected one of the formats {sorted(FORMATS)}, or its delimiters, got "
+                    f"{spec['name']!r}"
+                )
+            return replace(form, **settings)
+        settings["header_open"] = tuple(settings.get("header_open", ()))
+        return cls(**settings)
+
+    def _has_delimiters_of(self, other: Format | None) -> bool:
+        return other is not None and all(
+            getattr(self, name) == getattr(other, name) for name in _DELIMITERS
+        )
+
+
+_DELIMITERS = ("thinking_open", "summary_open", "header_open", "header_close", "call_end")
+_CUTTERS = ("thinking_cutter", "summary_cutter")
+
+
+def _where_defined(cutter: Any) -> str:
+    kind = cutter if hasattr(cutter, "__qualname__") else type(cutter)
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 THINK = Format(name="think", thinking_open="<think>", summary_open="</think>")
@@ -167,6 +183,7 @@ HARMONY = Format(
     summary_open="<|channel|>final<|message|>",
     header_open=("<|start|>", "<|channel|>"),
     header_close="<|message|>",
+    call_end="<|call|>",
 )
 """GPT-OSS."""
 
@@ -174,6 +191,9 @@ PLAIN = Format(name="plain")
 """Models without delimiters: the whole response is thinking, there is no summary."""
 
 FORMATS: dict[str, Format] = {form.name: form for form in (THINK, HARMONY, PLAIN)}
+
+AUTO_FORMAT = Format(name=AUTO)
+"""Whichever of these the chat template, the prompt and the text speak."""
 
 USER_TURNS: tuple[tuple[str, str], ...] = (
     ("<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>"),
@@ -194,19 +214,16 @@ USER_TURNS: tuple[tuple[str, str], ...] = (
 opening counts, and the first closing after it."""
 
 
-def resolve_format(form: str | Format, tokenizer: Any) -> Format:
-    """A format by name, the format itself, or for ``"auto"`` the one the tokenizer speaks.
+def named_format(form: str | Format) -> Format:
+    """A format by name, or the format itself.
 
     Raises:
         ValueError: The name is unknown.
     """
     if isinstance(form, Format):
         return form
-    if form == "auto":
-        vocabulary = tokenizer.get_vocab()
-        if "<|channel|>" in vocabulary:
-            return HARMONY
-        return THINK if "<think>" in vocabulary else PLAIN
+    if form == AUTO:
+        return AUTO_FORMAT
     if form not in FORMATS:
         raise ValueError(
             f"unknown format {form!r}: expected 'auto', one of {sorted(FORMATS)}, or a Format"
@@ -227,26 +244,3 @@ def question_span(prompt: str, markers: Iterable[tuple[str, str]] = USER_TURNS) 
         if best is None or start > best[0] or (start == best[0] and stop < best[1]):
             best = (start, stop)
     return best if best is not None else (0, len(prompt))
-
-
-def boxed_answer(text: str) -> str | None:
-    r"""Content of the last ``\boxed{...}``; None if there is none."""
-    span = last_boxed(text)
-    return None if span is None else text[slice(*span)]
-
-
-def last_boxed(text: str) -> tuple[int, int] | None:
-    r"""Character span of the content of the last ``\boxed{...}``; None if there is none.
-
-    Braces may nest. An unclosed box does not count.
-    """
-    best: tuple[int, int] | None = None
-    open_braces: list[int | None] = []  # content start where the brace opens a box, else None
-    for brace in re.finditer(r"\\boxed\{|[{}]", text):
-        if brace.group() != "}":
-            open_braces.append(brace.end() if brace.group() != "{" else None)
-        elif open_braces:
-            start = open_braces.pop()
-            if start is not None and (best is None or start > best[0]):
-                best = (start, brace.start())
-    return best

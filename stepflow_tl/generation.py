@@ -1,9 +1,10 @@
-"""Generation: questions in, traces out, under whatever interventions are attached."""
+"""Generation: prompts in, traces out, under whatever interventions are attached."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, overload
@@ -13,16 +14,25 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from stepflow_tl.budget import Forcing, ThinkingBudget
-from stepflow_tl.chat import Chat, GenerationError, prompt_token_ids
-from stepflow_tl.formats import Format, resolve_format
+from stepflow_tl.budget import ForcedRow, Plans, ThinkingBudget
+from stepflow_tl.chat import Asked, Chat, GenerationError, Prompt, as_prompt, is_one_prompt
+from stepflow_tl.context import context_length
+from stepflow_tl.formats import PLAIN, Format, named_format
 from stepflow_tl.memory import enough_memory
-from stepflow_tl.models import decode, input_device, model_name, pad_token_id, tokenizer_of
+from stepflow_tl.models import (
+    decode,
+    input_device,
+    model_name,
+    pad_token_id,
+    padding_takes_positions,
+)
+from stepflow_tl.models import tokenizer_of as own_tokenizer
 from stepflow_tl.precision import WIDER
 from stepflow_tl.reading import end_token_ids
-from stepflow_tl.stopping import StoppedRow, Stopping
+from stepflow_tl.rows import Row, Rows, publish
+from stepflow_tl.stopping import StoppedRow, stop_strings
+from stepflow_tl.templates import expected_format
 from stepflow_tl.trace import Trace
-from stepflow_tl.tracking import declare_prompts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +42,7 @@ class Sampling:
     Attributes:
         temperature: 0 for the most likely token.
         top_p: Sample from the smallest set of tokens with at least this probability.
-        seed: Together with question and sample number, it seeds each trace on its own, so that a
+        seed: Together with prompt and sample number, it seeds each trace on its own, so that a
             trace does not depend on the batch it was made in.
     """
 
@@ -51,9 +61,9 @@ class Sampling:
         if not 0.0 < self.top_p <= 1.0:
             raise GenerationError(f"expected top_p in (0, 1], got {self.top_p}")
 
-    def generator(self, question: str, sample: int) -> torch.Generator:
+    def generator(self, prompt: str, sample: int) -> torch.Generator:
         """The random numbers of one trace."""
-        digest = hashlib.sha256(f"{self.seed}\0{sample}\0{question}".encode()).digest()
+        digest = hashlib.sha256(f"{self.seed}\0{sample}\0{prompt}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
     def choose(
@@ -77,6 +87,7 @@ def generate(
     model: Any,
     questions: str,
     *,
+    tokenizer: Any | None = ...,
     samples: None = ...,
     max_new_tokens: int = ...,
     temperature: float = ...,
@@ -86,7 +97,8 @@ def generate(
     format: str | Format = ...,
     chat: bool | Chat = ...,
     budget: ThinkingBudget | None = ...,
-    stop: Sequence[str] = ...,
+    stop: str | Sequence[str] = ...,
+    fit: bool = ...,
     progress: bool = ...,
 ) -> Trace: ...
 @overload
@@ -94,6 +106,7 @@ def generate(
     model: Any,
     questions: Sequence[str],
     *,
+    tokenizer: Any | None = ...,
     samples: int | None = ...,
     max_new_tokens: int = ...,
     temperature: float = ...,
@@ -103,13 +116,34 @@ def generate(
     format: str | Format = ...,
     chat: bool | Chat = ...,
     budget: ThinkingBudget | None = ...,
-    stop: Sequence[str] = ...,
+    stop: str | Sequence[str] = ...,
+    fit: bool = ...,
     progress: bool = ...,
 ) -> list[Trace]: ...
+@overload
 def generate(
     model: Any,
-    questions: str | Sequence[str],
+    questions: Prompt | Sequence[Prompt],
     *,
+    tokenizer: Any | None = ...,
+    samples: int | None = ...,
+    max_new_tokens: int = ...,
+    temperature: float = ...,
+    top_p: float = ...,
+    seed: int = ...,
+    batch_size: int = ...,
+    format: str | Format = ...,
+    chat: bool | Chat = ...,
+    budget: ThinkingBudget | None = ...,
+    stop: str | Sequence[str] = ...,
+    fit: bool = ...,
+    progress: bool = ...,
+) -> Any: ...
+def generate(
+    model: Any,
+    questions: Prompt | Sequence[Prompt],
+    *,
+    tokenizer: Any | None = None,
     samples: int | None = None,
     max_new_tokens: int = 512,
     temperature: float = 0.0,
@@ -119,38 +153,61 @@ def generate(
     format: str | Format = "auto",
     chat: bool | Chat = True,
     budget: ThinkingBudget | None = None,
-    stop: Sequence[str] = (),
+    stop: str | Sequence[str] = (),
+    fit: bool = False,
     progress: bool = False,
-) -> Trace | list[Trace]:
+) -> Any:
     """Let the model answer questions, under whatever StepFlow is attached to it.
 
+    Example::
+
+        trace = generate(model, "Tom has 3 pens. He buys 4. How many?")
+        trace = generate(model, [{"role": "system", "content": "Be brief."},
+                                 {"role": "user", "content": "Why?"}])
+        traces = generate(hf_model, [ids, other_ids], tokenizer=tokenizer)
+
     Args:
-        model: A `TransformerBridge` or `HookedTransformer`.
-        questions: One question, or several.
-        samples: Traces per question; None for one.
+        model: A `TransformerBridge`, a `HookedTransformer`, or a Hugging Face decoder.
+        questions: One prompt, or a sequence of several: a question, a conversation (a list of
+            messages ``{"role", "content"}``, whose last user turn is the question), or token ids
+            (a list, or a tensor [pos]).
+        tokenizer: The tokenizer; None for the model's own.
+        samples: Traces per prompt; None for one.
         max_new_tokens: Cut a response here; its trace then has ``ended`` False.
-        temperature: 0 for greedy decoding, which makes all samples of a question equal.
+        temperature: 0 for greedy decoding, which makes all samples of a prompt equal.
         top_p: Nucleus sampling's probability.
-        seed: Same seed, same traces; each trace draws from its own generator.
-        batch_size: Prompts decoded together, left-padded, against one KV cache.
-        format: How the model writes its reasoning.
+        seed: Same seed, same traces; each trace draws from its own generator, which is seeded by
+            the question, or by the token ids of any other prompt.
+        batch_size: Prompts decoded together, left-padded, against one KV cache. In float32 it
+            changes a text only where two logits are equal to within rounding; in narrower types
+            rounding is coarser, and texts may differ.
+        format: How the model writes its reasoning; ``"auto"`` asks chat template, prompt and text.
         chat: Whether to ask with the tokenizer's chat template, and how.
-        budget: Cut or prolong the thinking at a number of tokens.
-        stop: Texts that end a response outside its thinking, with the token that completes one; its
-            trace then has ``ended`` False.
+        budget: Cut or prolong the thinking at a number of tokens. A response whose prompt has
+            closed the thinking, or of a model that has none, is left alone.
+        stop: Texts that end a response in its answer (from the first character that is not white
+            space), with the token that completes one; its trace then has ``ended`` False.
+        fit: Cut responses to what fits in the model's context, and say so as ``cut: "context"`` in
+            the trace's metadata, instead of refusing what does not. A prompt that fills the context
+            then has an empty response.
         progress: Show a progress bar.
 
     Returns:
-        A `Trace` for a single question without `samples`; else a list, the samples of each
-        question in turn.
+        A `Trace` for a single prompt without `samples`; else a list, the samples of each prompt in
+        turn.
 
     Raises:
-        GenerationError: No question, an empty one, a setting out of range, a batch that memory
-            does not suffice for, or logits that are NaN or infinite.
+        GenerationError: No prompt, an empty one, a setting out of range, a prompt and
+            `max_new_tokens` beyond the model's context, a batch that memory does not suffice for,
+            or logits that are NaN or infinite.
+        ModelError: The model has no tokenizer, and none is given.
         ValueError: The budget does not fit the format, or a stop string is empty.
+
+    Warns:
+        UserWarning: There is a budget, and no response had a thinking.
     """
-    single = isinstance(questions, str) and samples is None
-    asked = [questions] if isinstance(questions, str) else list(questions)
+    one = is_one_prompt(questions)
+    given: list[Any] = [questions] if one else list(questions)
     for name, value in (
         ("samples", 1 if samples is None else samples),
         ("max_new_tokens", max_new_tokens),
@@ -158,53 +215,83 @@ def generate(
     ):
         if value < 1:
             raise GenerationError(f"expected {name} >= 1, got {value}")
-    if not asked:
+    if not given:
         raise GenerationError("expected at least one question, got none")
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
-    tokenizer = tokenizer_of(model)
-    form = resolve_format(format, tokenizer)
-    forcing = None if budget is None else budget.plan(tokenizer, form, end_token_ids(model))
-    stopping = Stopping(texts=tuple(stop), form=form) if stop else None
-    prompts = [prompt_token_ids(tokenizer, question, chat=chat) for question in asked]
+    tokenizer = own_tokenizer(model) if tokenizer is None else tokenizer
+    asked = [as_prompt(tokenizer, prompt, chat=chat) for prompt in given]
+    decoder = Decoder(
+        model,
+        tokenizer,
+        form=named_format(format),
+        sampling=sampling,
+        plans=None if budget is None else Plans(budget, tokenizer, end_token_ids(model, tokenizer)),
+        stops=stop_strings(stop),
+    )
+    decoder.check(asked)
+    limits = [_limit(model, prompt, max_new_tokens, fit) for prompt in asked]
     jobs = [(i, sample) for i in range(len(asked)) for sample in range(samples or 1)]
     traces: list[Trace] = []
     with tqdm(total=len(jobs), unit="trace", disable=not progress) as bar:
         for first in range(0, len(jobs), batch_size):
             batch = jobs[first : first + batch_size]
-            generators = [sampling.generator(asked[i], sample) for i, sample in batch]
-            rows = [prompts[i] for i, _ in batch]
+            rows = [asked[i].token_ids for i, _ in batch]
             with enough_memory(GenerationError, partial(_smaller, rows, max_new_tokens)):
-                responses = decode_batch(
-                    model,
+                done = decoder.decode(
                     rows,
-                    sampling=sampling,
-                    generators=generators,
-                    form=form,
-                    limit=max_new_tokens,
-                    forcing=forcing,
-                    stopping=stopping,
+                    [sampling.generator(asked[i].seed_text, sample) for i, sample in batch],
+                    [limits[i] for i, _ in batch],
                 )
-            for (i, sample), row, response in zip(batch, rows, responses, strict=True):
-                traces.append(
-                    Trace.from_token_ids(
-                        model,
-                        row + response,
-                        prompt_length=len(row),
-                        format=form,
-                        strict=False,
-                        metadata={
-                            "question": asked[i],
-                            "sample": sample,
-                            "seed": seed,
-                            "temperature": temperature,
-                            "top_p": top_p,
-                            "max_new_tokens": max_new_tokens,
-                            "model": model_name(model),
-                        },
-                    )
-                )
+            for (i, sample), row in zip(batch, done, strict=True):
+                facts = {
+                    "question": asked[i].question,
+                    "sample": sample,
+                    "seed": seed,
+                    "temperature": temperature,
+                    "top_p": top_p,
+                    "max_new_tokens": max_new_tokens,
+                    "model": model_name(model),
+                }
+                traces.append(_trace(row, asked[i], facts, decoder, limits[i]))
             bar.update(len(batch))
-    return traces[0] if single else traces
+    if budget is not None and all(trace.format_name == PLAIN.name for trace in traces):
+        warnings.warn(
+            f"{budget} forced nothing: expected responses with a thinking, got none in "
+            f"{len(traces)}, and the chat template opens none",
+            UserWarning,
+            stacklevel=2,
+        )
+    return traces[0] if one and samples is None else traces
+
+
+def _limit(model: Any, asked: Asked, wanted: int, fit: bool) -> int:
+    """Tokens that a response may have."""
+    limit, length = context_length(model), len(asked.token_ids)
+    if limit is None or length + wanted <= limit:
+        return wanted
+    if fit:
+        return max(0, limit - length)
+    raise GenerationError(
+        f"expected prompt and response within the {limit} positions of the model's context, got a "
+        f"prompt of {length} tokens and max_new_tokens={wanted}, {length + wanted} in all; pass "
+        f"a smaller max_new_tokens, or fit=True to cut the response to the "
+        f"{max(0, limit - length)} tokens that are left"
+    )
+
+
+def _trace(row: Row, asked: Asked, facts: dict[str, Any], decoder: Decoder, limit: int) -> Trace:
+    """The trace of a finished row."""
+    reader = row.reader
+    ids = row.columns[row.pads : row.pads + len(reader.texts)]
+    if limit < facts["max_new_tokens"] and reader.response_length == limit and not reader.ended:
+        facts["cut"] = "context"
+    if asked.messages is not None:
+        facts["messages"] = [dict(message) for message in asked.messages]
+    trace = Trace.of_reader(ids, reader, metadata=facts)
+    if asked.question is None:
+        question = trace.text_of(trace.steps[0]) if trace.steps_in("question") else ""
+        return trace.with_metadata(question=question)
+    return trace
 
 
 def _smaller(rows: Sequence[Sequence[int]], limit: int) -> str:
@@ -221,92 +308,140 @@ def _smaller(rows: Sequence[Sequence[int]], limit: int) -> str:
     )
 
 
-def decode_batch(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    *,
-    sampling: Sampling,
-    generators: Sequence[torch.Generator],
-    form: Format,
-    limit: int,
-    forcing: Forcing | None = None,
-    stopping: Stopping | None = None,
-) -> list[list[int]]:
-    """Decode one left-padded batch, up to `limit` new tokens a row.
+@dataclass(frozen=True)
+class Decoder:
+    """Decodes batches: it drives the model, and so owns the readers of its rows.
 
-    Returns:
-        Each row's response, up to and including its end token or the one that stopped it.
-
-    Raises:
-        GenerationError: The logits of a row are NaN or infinite.
+    Attributes:
+        model: Any model.
+        tokenizer: Its tokenizer.
+        form: How responses are written.
+        sampling: How tokens are chosen.
+        plans: What a thinking budget means in token ids; None without one.
+        stops: Texts that end an answer.
     """
-    device = input_device(model)
-    tokens, mask = _pad_left(prompts, pad_token_id(model), limit)
-    pads = [tokens.shape[1] - len(prompt) for prompt in prompts]
-    ends = end_token_ids(model)
-    stops = [] if stopping is None else stopping.rows(tokenizer_of(model), prompts)
-    with torch.no_grad(), declare_prompts([len(p) for p in prompts], pads, form):
-        steps = _decoding_steps(
-            model,
-            tokens.to(device),
-            mask.to(device),
-            sampling,
-            generators,
-            limit,
-            ends,
-            forcing,
-            stops,
+
+    model: Any
+    tokenizer: Any
+    form: Format
+    sampling: Sampling
+    plans: Plans | None
+    stops: tuple[str, ...]
+
+    def check(self, asked: Sequence[Asked]) -> None:
+        """Refuse a budget that cannot be forced on what is asked, before anything is decoded.
+
+        Raises:
+            ValueError: The budget does not fit a format.
+        """
+        if self.plans is None:
+            return
+        for prompt in asked:
+            form = self.form
+            if form.is_auto:
+                text = self.tokenizer.decode(prompt.token_ids, skip_special_tokens=False)
+                form = expected_format(self.tokenizer, text)
+                if form is PLAIN:
+                    continue
+            self.plans.of(form)
+
+    def decode(
+        self,
+        prompts: Sequence[Sequence[int]],
+        generators: Sequence[torch.Generator],
+        limits: Sequence[int],
+    ) -> list[Row]:
+        """Decode one left-padded batch.
+
+        Args:
+            prompts: Token ids of each prompt.
+            generators: The random numbers of each row.
+            limits: Tokens that each response may have.
+
+        Returns:
+            The rows, each read up to its end token, the token that stopped it, or its limit.
+
+        Raises:
+            GenerationError: The logits of a row are NaN or infinite.
+        """
+        if min(limits) == 0 and len(prompts) > 1:  # a prompt that fills the context is not run
+            apart = zip(prompts, generators, limits, strict=True)
+            groups: dict[bool, list[Any]] = {True: [], False: []}
+            for job in apart:
+                groups[job[2] > 0].append(job)
+            run = iter(self.decode(*zip(*groups[True], strict=True)) if groups[True] else [])
+            kept = iter([self.decode([p], [g], [limit])[0] for p, g, limit in groups[False]])
+            return [next(run if limit > 0 else kept) for limit in limits]
+        width = max(map(len, prompts)) + max(limits)
+        positions = context_length(self.model) if padding_takes_positions(self.model) else None
+        if len(prompts) > 1 and positions is not None and width > positions:
+            alone = zip(prompts, generators, limits, strict=True)
+            return [self.decode([p], [g], [limit])[0] for p, g, limit in alone]
+        pad_id = pad_token_id(self.model, self.tokenizer)
+        rows = Rows.of_prompts(
+            self.tokenizer,
+            prompts,
+            self.form,
+            pad_id=pad_id,
+            end_ids=end_token_ids(self.model, self.tokenizer),
         )
-        columns: list[list[int]] = []
-        for column in steps:
-            broken = [row for row, token in enumerate(column) if token < 0]
-            if broken:
-                raise _non_finite(broken[0], len(columns), prompts)
-            columns.append(column)
-    responses = [_up_to_end(row, ends) for row in zip(*columns, strict=True)]
-    if stops:
-        return [row[: stop.length] for row, stop in zip(responses, stops, strict=True)]
-    return responses
+        with torch.no_grad(), publish(self.model, rows):
+            self._run(rows, prompts, generators, limits)
+        return list(rows)
 
+    def _run(
+        self,
+        rows: Rows,
+        prompts: Sequence[Sequence[int]],
+        generators: Sequence[torch.Generator],
+        limits: Sequence[int],
+    ) -> None:
+        """Choose and push a token for every row, until each is finished."""
+        device = input_device(self.model)
+        forced = [] if self.plans is None else [ForcedRow(self.plans, row.reader) for row in rows]
+        stopped = [StoppedRow(self.stops, row.reader) for row in rows] if self.stops else []
+        tokens = torch.tensor([row.columns for row in rows], device=device)
+        mask = torch.tensor(  # none after a row's limit: its positions end there
+            [
+                [0] * row.pads + [1] * (rows.width - row.pads + limit) + [0] * (max(limits) - limit)
+                for row, limit in zip(rows, limits, strict=True)
+            ],
+            device=device,
+        )
+        unfinished = [row for row in range(len(rows)) if limits[row] > 0]
+        for row in set(range(len(rows))) - set(unfinished):
+            rows[row].finish()
+        cache = None
+        for step in range(max(limits)):
+            logits, cache = decode(self.model, tokens, mask[:, : rows.width], cache)
+            ids = self._choose(logits, generators)
+            for row in unfinished:
+                if ids[row] < 0:
+                    raise _non_finite(row, step, prompts)
+            ids = [token if token >= 0 else -1 - token for token in ids]
+            if forced:
+                ids = [row.next(token) for row, token in zip(forced, ids, strict=True)]
+            rows.push([[token] for token in ids])
+            for row in unfinished:
+                if (
+                    rows[row].reader.ended
+                    or step + 1 >= limits[row]
+                    or (stopped and stopped[row].stopped())
+                ):
+                    rows[row].finish()
+            unfinished = [row for row in unfinished if not rows[row].ended]
+            if not unfinished:
+                return
+            tokens = torch.tensor(ids, device=device)[:, None]
 
-def _decoding_steps(
-    model: Any,
-    tokens: Int[Tensor, "batch new"],
-    mask: Int[Tensor, "batch capacity"],
-    sampling: Sampling,
-    generators: Sequence[torch.Generator],
-    limit: int,
-    ends: frozenset[int],
-    forcing: Forcing | None,
-    stops: Sequence[StoppedRow],
-) -> Iterator[list[int]]:
-    """The next token of every row, until all rows have ended or the limit is reached.
-
-    A negative one stands for logits that are not finite, of a row that has not ended.
-    """
-    cache = None
-    length = tokens.shape[1]
-    unfinished = set(range(len(generators)))
-    forced = None if forcing is None else forcing.rows(len(generators))
-    for _ in range(limit):
-        logits, cache = decode(model, tokens, mask[:, :length], cache)
-        chosen = sampling.choose(logits, generators)
+    def _choose(
+        self, logits: Float[Tensor, "batch vocab"], generators: Sequence[torch.Generator]
+    ) -> list[int]:
+        """The next token of every row; -1 - token where its logits are not finite."""
+        chosen = self.sampling.choose(logits, generators)
         best = logits.amax(-1)  # NaN where any is, and infinite only where no token is left
-        read: list[int] = torch.where(best.isfinite(), chosen, -1 - chosen).tolist()
-        ids = [t if row in unfinished else max(t, -1 - t) for row, t in enumerate(read)]
-        if min(ids) < 0:
-            yield ids
-            return
-        if forced is not None:
-            ids = [row.next(token) for row, token in zip(forced, ids, strict=True)]
-            chosen = torch.tensor(ids).to(chosen)
-        yield ids
-        unfinished = {row for row in unfinished if ids[row] not in ends}
-        if stops:
-            unfinished = {row for row in unfinished if not stops[row].push(ids[row])}
-        if not unfinished:
-            return
-        tokens, length = chosen[:, None], length + 1
+        ids: list[int] = torch.where(best.isfinite(), chosen, -1 - chosen).tolist()
+        return ids
 
 
 def _non_finite(row: int, step: int, prompts: Sequence[Sequence[int]]) -> GenerationError:
@@ -315,20 +450,3 @@ def _non_finite(row: int, step: int, prompts: Sequence[Sequence[int]]) -> Genera
         f"{len(prompts)}, for its new token {step} (position {len(prompts[row]) + step}, after a "
         f"prompt of {len(prompts[row])}): check the weights and what is attached; {WIDER}"
     )
-
-
-def _pad_left(
-    prompts: Sequence[Sequence[int]], pad_id: int, limit: int
-) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch capacity"]]:
-    """The prompts as a batch, and a mask with room for `limit` tokens more."""
-    longest = max(len(prompt) for prompt in prompts)
-    padded = [[pad_id] * (longest - len(p)) + list(p) for p in prompts]
-    mask = [[0] * (longest - len(p)) + [1] * (len(p) + limit) for p in prompts]
-    return torch.tensor(padded), torch.tensor(mask)
-
-
-def _up_to_end(row: Sequence[int], ends: frozenset[int]) -> list[int]:
-    for i, token in enumerate(row):
-        if token in ends:
-            return list(row[: i + 1])
-    return list(row)

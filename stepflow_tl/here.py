@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from stepflow_tl.reading import FRAME
-from stepflow_tl.sequences import THINKING, StepStart
+from stepflow_tl.rows import THINKING, StepStart
 
 Bridge = Literal["prompt", "question"]
 

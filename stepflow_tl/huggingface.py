@@ -140,7 +140,9 @@ def nothing_installed() -> Iterator[None]:
 
     def refuse(command: Any, *args: Any, **kwargs: Any) -> int:
         if "install" in command:
-            raise PermissionError(f"stepflow_tl installs nothing while a model loads: {command}")
+            raise PermissionError(
+                f"stepflow_tl installs nothing while a model loads, got the command {command}"
+            )
         return original(command, *args, **kwargs)
 
     subprocess.check_call = refuse  # type: ignore[assignment]

@@ -43,8 +43,8 @@ def resolve_layers(spec: LayerSpec, count: int) -> tuple[int, ...]:
     wrong = [x for x in layers if not -count <= x < count]
     if wrong:
         raise ValueError(
-            f"layers={spec!r} names layer {wrong[0]}, but the model has {count} layers "
-            f"(0 to {count - 1})"
+            f"expected layers of the model: layers={spec!r} names layer {wrong[0]}, but the model "
+            f"has {count} layers (0 to {count - 1})"
         )
     return tuple(sorted({int(x) % count for x in layers}))
 
@@ -61,7 +61,10 @@ def _band(name: str, count: int) -> tuple[int, ...]:
     if name not in bands:
         raise ValueError(f"layers={name!r}: expected one of {list(get_args(Band))}")
     if not bands[name]:
-        raise ValueError(f"layers={name!r} is empty in a model of {count} layers")
+        raise ValueError(
+            f"expected a band with layers in it: layers={name!r} is empty in a model of {count} "
+            "layers"
+        )
     return tuple(bands[name])
 
 

@@ -103,6 +103,11 @@ def weights_hash(model: Any) -> str:
     return digest.hexdigest()[:16]
 
 
+def is_exact(model: Any) -> bool:
+    """Whether all parameters are float32 or wider: a row's batch hardly changes its text."""
+    return all(p.dtype in (torch.float32, torch.float64) for p in model.parameters())
+
+
 def n_layers(model: Any) -> int:
     """Number of layers."""
     if is_huggingface(model):
@@ -124,7 +129,10 @@ def tokenizer_of(model: Any) -> Any:
         ModelError: It has none.
     """
     if getattr(model, "tokenizer", None) is None:
-        raise ModelError("the model has no tokenizer; set model.tokenizer, or load it with one")
+        raise ModelError(
+            "the model has no tokenizer: set model.tokenizer, load it with one, or pass tokenizer= "
+            "where that is taken"
+        )
     return model.tokenizer
 
 
@@ -222,6 +230,20 @@ def heads_to_residual(
     return result
 
 
+def is_hooked(model: Any) -> bool:
+    """Whether this is a `HookedTransformer`."""
+    return huggingface_model(model) is None
+
+
+def padding_takes_positions(model: Any) -> bool:
+    """Whether a padded batch may not be wider than the model's context.
+
+    The masks of a `HookedTransformer` end there, and a bridge counts rows without padding through,
+    also behind their end, into learned position embeddings.
+    """
+    return is_hooked(model) or (not is_huggingface(model) and hasattr(model, "pos_embed"))
+
+
 def run_cached(
     model: Any,
     tokens: Int[Tensor, "batch new"],
@@ -239,7 +261,17 @@ def run_cached(
     Returns:
         Logits of the new tokens, and the cache to pass on.
     """
-    if getattr(model, "original_model", None) is not None:
+    if is_huggingface(model):
+        position = (attention_mask.cumsum(-1) - 1).clamp_min(0)[:, -tokens.shape[1] :]
+        output = model(
+            input_ids=tokens,
+            attention_mask=attention_mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return output.logits, output.past_key_values
+    if not is_hooked(model):
         logits, cache = model(
             tokens,
             attention_mask=attention_mask,
@@ -348,9 +380,9 @@ def input_device(model: Any) -> torch.device:
     return next(embedding.parameters()).device
 
 
-def pad_token_id(model: Any) -> int:
+def pad_token_id(model: Any, tokenizer: Any | None = None) -> int:
     """Id to pad prompts with; masked out, so that any would do."""
-    tokenizer = tokenizer_of(model)
+    tokenizer = tokenizer_of(model) if tokenizer is None else tokenizer
     for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if candidate is not None:
             return int(candidate)

@@ -12,16 +12,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
+from stepflow_tl.answers import ResponseParts
 from stepflow_tl.budget import ThinkingBudget
 from stepflow_tl.chat import Chat
-from stepflow_tl.formats import Format, resolve_format
+from stepflow_tl.formats import Format, named_format
 from stepflow_tl.generation import Sampling, generate
 from stepflow_tl.models import tokenizer_of
 from stepflow_tl.reading import end_token_ids
+from stepflow_tl.templates import template_of
 from stepflow_tl.trace import Trace
 
 SameAnswer = Callable[[str, str], bool]
-ReadAnswer = Callable[[str], str | None]
+ReadAnswer = Callable[[ResponseParts], str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,8 @@ class Decoding:
         top_p: Nucleus sampling's probability.
         format: How the model writes its reasoning.
         chat: Whether to ask with the chat template, and how.
-        batch_size: Responses decoded together. Changes no result.
+        batch_size: Responses decoded together. In float32 it changes a text only where two logits
+            are equal to within rounding; in narrower types rounding is coarser.
     """
 
     max_new_tokens: int = 700
@@ -51,8 +54,7 @@ class Decoding:
             ValueError: A setting is out of range.
         """
         Sampling(temperature=self.temperature, top_p=self.top_p)
-        if self.format != "auto":
-            resolve_format(self.format, None)
+        named_format(self.format)
         for name in ("temperature", "top_p"):  # 1 and 1.0 are one setting
             object.__setattr__(self, name, float(getattr(self, name)))
         if min(self.max_new_tokens, self.batch_size) < 1:
@@ -149,7 +151,7 @@ class Strategy(ABC):
             decoding: How to decode.
             seed: Same seed, same traces.
             same_answer: Whether two answers count as one in a vote.
-            read_answer: The answer in a response; None for the last box.
+            read_answer: The answer in a response's parts; None for the last box.
 
         Raises:
             ValueError: The decoding or the model does not fit this strategy.
@@ -162,6 +164,7 @@ class Strategy(ABC):
             samples=self.traces_per_answer,
             seed=seed,
             budget=self.budget,
+            fit=True,
             **vars(self.decoding_of(decoding)),
         )
         seconds = (time.perf_counter() - started) / len(questions)
@@ -286,7 +289,8 @@ class BudgetForcing(Strategy):
         """Refuse a format or a tokenizer whose thinking has no delimiter to force."""
         if model is not None:
             tokenizer = tokenizer_of(model)
-            form = resolve_format(decoding.format, tokenizer)
+            form = named_format(decoding.format)
+            form = template_of(tokenizer).form if form.is_auto else form
             self.budget.plan(tokenizer, form, end_token_ids(model))
 
 
@@ -303,12 +307,12 @@ def majority(
     Args:
         traces: The voters, at least one.
         same_answer: Whether two answers count as one.
-        read_answer: The answer in a response; None for the last box.
+        read_answer: The answer in a response's parts; None for the last box.
     """
     camps: list[tuple[str, list[Trace]]] = []
     for trace in traces:
-        answer = trace.answer if read_answer is None else read_answer(trace.response)
-        if answer is None:
+        answer = trace.answer if read_answer is None else read_answer(trace.parts)
+        if answer is None or not answer.strip():  # an empty box is no vote
             continue
         for first, camp in camps:
             if same_answer(first, answer):

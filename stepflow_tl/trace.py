@@ -15,22 +15,35 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from stepflow_tl.answers import ResponseParts, boxed_answer, last_boxed
+from stepflow_tl.chat import Chat, Message, check_messages, prompt_text, spoken_text
+from stepflow_tl.cuts import increasing, labels_of_steps, tokens_at
+from stepflow_tl.cutters import is_fragment
 from stepflow_tl.files import read_file, write_file
 from stepflow_tl.formats import (
+    AUTO,
+    FORMATS,
     PLAIN,
     SEGMENTS,
+    THINK,
     Format,
     SegmentName,
-    boxed_answer,
-    is_fragment,
-    last_boxed,
-    resolve_format,
+    named_format,
 )
-from stepflow_tl.reading import FRAME, TraceReader, end_token_ids
+from stepflow_tl.reading import (
+    FRAME,
+    TextStream,
+    TokenLabel,
+    TraceReader,
+    end_token_ids,
+    response_parts,
+)
+from stepflow_tl.templates import expected_format
 
 _FILE_KIND = "stepflow_tl.Trace"
 
@@ -49,6 +62,7 @@ class Step:
         start: First token.
         stop: One past the last token.
         text: Its text.
+        labels: What somebody says of it, JSON-able: ``{"kind": "plan_generation"}``.
     """
 
     index: int
@@ -56,6 +70,7 @@ class Step:
     start: int
     stop: int
     text: str
+    labels: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -63,7 +78,7 @@ class Step:
 
     @property
     def is_fragment(self) -> bool:
-        """True for under 15 characters, or digits only.
+        """True for under 10 Latin or 4 CJK characters, or digits only.
 
         A fragment joins the sentence after it; only where its segment ends first does it stay a
         step of its own, because joining backwards would let a token's step depend on later ones.
@@ -98,7 +113,9 @@ class Trace:
         steps: The steps in order. Step 0 is the question where one was found.
         prompt_length: Number of tokens before the response.
         ended: Whether the response reached an end token; False where decoding was cut.
-        format_name: Name of the format that read it.
+        closed: Whether the thinking ended: all that follows is summary.
+        read_as: How it was read, JSON-able: the format's name and cutters, its delimiters where
+            they are a caller's own, ``"auto"`` where text decided it.
         metadata: JSON-able facts about its making: model, seed, sample, decoding settings.
     """
 
@@ -108,7 +125,8 @@ class Trace:
     steps: tuple[Step, ...]
     prompt_length: int
     ended: bool
-    format_name: str
+    closed: bool
+    read_as: Mapping[str, Any]
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -120,6 +138,8 @@ class Trace:
         prompt_length: int | None = None,
         format: str | Format = "auto",
         strict: bool = True,
+        cuts: Sequence[int] | None = None,
+        labels: Sequence[Mapping[str, Any]] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Trace:
         """Cut a sequence of token ids into steps.
@@ -129,18 +149,22 @@ class Trace:
             token_ids: The whole sequence, prompt and response, without padding.
             prompt_length: Number of prompt tokens; None to let the first opening delimiter in the
                 text end the prompt.
-            format: ``"auto"``, the name of a format, or a `Format`. ``"auto"`` falls back to
-                ``"plain"`` where `prompt_length` is given and the response has no delimiter.
-            strict: Raise where no delimiter is found; else return a trace without thinking.
+            format: ``"auto"`` for the one that chat template, prompt and response speak, the name
+                of a format, or a `Format`.
+            strict: Raise where a format's delimiters are expected and none is found.
+            cuts: Where somebody else's steps begin, as numbers of tokens, in place of the cutters.
+            labels: What is said of the step that begins at each of `cuts`; see `Step.labels`.
             metadata: Facts to keep with the trace.
 
         Returns:
-            The trace. Thinking that never closes runs to the end and leaves the summary empty;
-            after the first closing delimiter further ones are ordinary text; tokens after the
-            end token are frame.
+            The trace. A response that does not open its thinking is thinking from its first token.
+            Thinking that never closes runs to the end and leaves the summary empty; after the
+            first closing delimiter further ones are ordinary text; tokens after the end token are
+            frame.
 
         Raises:
-            TraceError: No token, a prompt longer than the sequence, or no delimiter.
+            TraceError: No token, a prompt longer than the sequence, no delimiter, or cuts that do
+                not go up within the sequence.
         """
         ids = _as_ids(token_ids)
         if prompt_length is not None and not 0 < prompt_length <= len(ids):
@@ -149,18 +173,62 @@ class Trace:
                 f"got {prompt_length}"
             )
         tokenizer = getattr(model, "tokenizer", None) or model
-        form = resolve_format(format, tokenizer)
-        trace = cls._read(tokenizer, ids, form, prompt_length, end_token_ids(model), metadata)
-        if not strict or trace._is_delimited(form):
-            return trace
-        if format == "auto" and prompt_length is not None:
-            return cls.from_token_ids(
-                model, ids, prompt_length=prompt_length, format=PLAIN, metadata=metadata
+        form = named_format(format)
+        try:
+            reader = TraceReader(
+                tokenizer,
+                form,
+                prompt_length=prompt_length,
+                end_ids=end_token_ids(model),
+                cuts=None if cuts is None else frozenset(increasing(cuts, len(ids), "tokens")),
             )
-        raise TraceError(
-            f"format {form.name!r} expects {form.thinking_open!r} before the thinking, but the "
-            f"{len(ids)} tokens hold none; pass another format, or prompt_length with "
-            "format='plain'"
+        except ValueError as error:
+            raise TraceError(str(error)) from None
+        for token_id in ids:
+            reader.push(token_id)
+        expected = THINK if form.is_auto else form
+        if strict and not reader.delimited and not (form.is_auto and prompt_length):
+            _refuse_undelimited(expected, len(ids))
+        trace = cls.of_reader(ids, reader, metadata=metadata)
+        if labels is None:
+            return trace
+        if cuts is None:
+            raise TraceError("expected cuts= beside labels=, got None; or use Trace.with_labels")
+        return trace._labelled(cuts, labels)
+
+    @classmethod
+    def of_reader(
+        cls,
+        token_ids: Sequence[int],
+        reader: TraceReader,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Trace:
+        """The trace of the tokens that a reader has read.
+
+        Args:
+            token_ids: These tokens.
+            reader: Their reader.
+            metadata: Facts to keep with the trace.
+        """
+        segments = _spans([label.segment for label in reader.labels], len(SEGMENTS))
+        described = reader.form.describe() | ({AUTO: True} if reader.is_auto else {})
+        if reader.has_cuts:
+            described |= {"thinking_cutter": "given", "summary_cutter": "given"}
+        return cls(
+            token_ids=torch.tensor(token_ids, dtype=torch.long),
+            token_texts=tuple(reader.texts),
+            segments=(
+                Segment("question", *segments[0]),
+                Segment("thinking", *segments[1]),
+                Segment("summary", *segments[2]),
+            ),
+            steps=_steps([label.step for label in reader.labels], reader),
+            prompt_length=reader.prompt_length or segments[0][1],
+            ended=reader.ended,
+            closed=reader.closed,
+            read_as=described,
+            metadata=dict(metadata or {}),
         )
 
     @classmethod
@@ -171,6 +239,8 @@ class Trace:
         *,
         prompt: str | None = None,
         format: str | Format = "auto",
+        cuts: Sequence[int] | None = None,
+        labels: Sequence[Mapping[str, Any]] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Trace:
         """Tokenise a transcript and cut it into steps.
@@ -182,10 +252,16 @@ class Trace:
             prompt: The part of `text` before the response, if it is to be given: it is tokenised
                 apart, as when it was generated from.
             format: As in `from_token_ids`.
+            cuts: Where somebody else's steps begin, as numbers of characters of `text`: a step
+                begins with the token that holds the first character that is not white space from
+                there on, or the next one where that token has begun before.
+            labels: What is said of the step that begins at each of `cuts`.
             metadata: Facts to keep with the trace.
 
         Raises:
-            TraceError: `text` does not start with `prompt`, is empty, or has no delimiter.
+            TraceError: `text` does not start with `prompt`, is empty, has no delimiter, or is not
+                what its tokens say (characters cannot be counted then); or cuts that do not go up
+                within the text.
         """
         tokenizer = getattr(model, "tokenizer", None) or model
         if prompt is not None and not text.startswith(prompt):
@@ -196,58 +272,90 @@ class Trace:
             for part in (text[:start], text[start:])
         )
         if prompt is None:
-            form = resolve_format(format, tokenizer)
-            if form.thinking_open is None or form.thinking_open not in text:
+            form = named_format(format)
+            openers = [f.thinking_open for f in (FORMATS.values() if form.is_auto else [form])]
+            if not any(opener is not None and opener in text for opener in openers):
                 raise TraceError(
-                    f"format {form.name!r} expects {form.thinking_open!r} in the text to see where "
-                    "the prompt ends, and found none; pass prompt= (the text before the response)"
+                    f"format {form.name!r} expects one of "
+                    f"{[opener for opener in openers if opener]} in the text to see where the "
+                    "prompt ends, and found none; pass prompt= (the text before the response)"
                 )
+        ids = head + tail
+        length = len(head) or None
+        if cuts is None:
+            return cls.from_token_ids(
+                model, ids, prompt_length=length, format=format, labels=labels, metadata=metadata
+            )
+        try:
+            at = tokens_at(TextStream(tokenizer).texts_of(ids), text, cuts)
+        except ValueError as error:
+            raise TraceError(str(error)) from None
+        trace = cls.from_token_ids(
+            model,
+            ids,
+            prompt_length=length,
+            format=format,
+            cuts=sorted({token for token in at if token < len(ids)}),
+            metadata=metadata,
+        )
+        if labels is None:
+            return trace
+        return trace._labelled(at, labels)
+
+    @classmethod
+    def from_chat(
+        cls,
+        model: Any,
+        messages: Sequence[Message],
+        *,
+        chat: Chat | None = None,
+        format: str | Format = "auto",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Trace:
+        """The trace of a conversation's last message, the assistant's.
+
+        The chat template renders the turns before it. Its own text is appended as it is, for
+        templates leave earlier thinking out: ``reasoning_content`` (or ``reasoning``, ``thinking``)
+        between the format's delimiters, where the message has it, then ``content``. No end token
+        is added.
+
+        Args:
+            model: A model with a ``tokenizer``, or a tokenizer.
+            messages: ``{"role": "user", "content": "Why?"}`` and so on; the last one is the
+                assistant's.
+            chat: What else the chat template takes.
+            format: As in `from_token_ids`.
+            metadata: Facts to keep with the trace.
+
+        Raises:
+            TraceError: The last message is not the assistant's, or says nothing.
+            GenerationError: A message lacks its role or content, or the tokenizer has no template.
+        """
+        turns = check_messages(messages)
+        if turns[-1]["role"] != "assistant" or len(turns) < 2:
+            raise TraceError(
+                "expected a conversation whose last message is the assistant's, after the turn "
+                f"that it answers, got the roles {[turn['role'] for turn in turns]}"
+            )
+        tokenizer = getattr(model, "tokenizer", None) or model
+        prompt = prompt_text(tokenizer, turns[:-1], chat=chat or Chat())
+        form = named_format(format)
+        if form.is_auto:
+            form = expected_format(tokenizer, prompt)
+        said = spoken_text(turns[-1], prompt, form)
+        if not said:
+            raise TraceError(f"expected an answer with some text, got {dict(turns[-1])!r}")
+        head, tail = (
+            tokenizer(part, add_special_tokens=False)["input_ids"] for part in (prompt, said)
+        )
+        facts = {"messages": [dict(turn) for turn in turns[:-1]], **(metadata or {})}
         return cls.from_token_ids(
             model,
             head + tail,
-            prompt_length=len(head) or None,
+            prompt_length=len(head),
             format=format,
-            metadata=metadata,
-        )
-
-    @classmethod
-    def _read(
-        cls,
-        tokenizer: Any,
-        ids: list[int],
-        form: Format,
-        prompt_length: int | None,
-        end_ids: frozenset[int],
-        metadata: Mapping[str, Any] | None,
-    ) -> Trace:
-        try:
-            reader = TraceReader(tokenizer, form, prompt_length=prompt_length, end_ids=end_ids)
-        except ValueError as error:
-            raise TraceError(str(error)) from None
-        for token_id in ids:
-            reader.push(token_id)
-        segments = _spans([label.segment for label in reader.labels], len(SEGMENTS))
-        steps = _steps([label.step for label in reader.labels], reader)
-        return cls(
-            token_ids=torch.tensor(ids, dtype=torch.long),
-            token_texts=tuple(reader.texts),
-            segments=(
-                Segment("question", *segments[0]),
-                Segment("thinking", *segments[1]),
-                Segment("summary", *segments[2]),
-            ),
-            steps=steps,
-            prompt_length=prompt_length or segments[0][1],
-            ended=reader.ended,
-            format_name=form.name,
-            metadata=dict(metadata or {}),
-        )
-
-    def _is_delimited(self, form: Format) -> bool:
-        return (
-            form.thinking_open is None
-            or len(self.question) < len(self)
-            or (form.thinking_open in "".join(self.token_texts))
+            strict=False,
+            metadata=facts,
         )
 
     def __len__(self) -> int:
@@ -286,8 +394,13 @@ class Trace:
         return self.segments[2]
 
     @property
+    def format_name(self) -> str:
+        """Name of the format that it was read in."""
+        return str(self.read_as["name"])
+
+    @property
     def unclosed(self) -> bool:
-        """Whether the thinking was never closed: nothing follows it."""
+        """Whether a thinking that its format closes never was: nothing follows it."""
         return self.format_name != PLAIN.name and not len(self.summary)
 
     @property
@@ -304,19 +417,44 @@ class Trace:
         """Everything after the prompt."""
         return "".join(self.token_texts[self.prompt_length :])
 
+    @cached_property
+    def parts(self) -> ResponseParts:
+        """Thinking and answer, as graders read them."""
+        labels = [
+            TokenLabel(segment, step)
+            for segment, step in zip(
+                self.segment_of_token.tolist(), self.step_of_token.tolist(), strict=True
+            )
+        ]
+        expected = self.format_name != PLAIN.name
+        return response_parts(
+            self.token_texts,
+            labels,
+            prompt_length=self.prompt_length,
+            closed=self.closed,
+            expected=expected,
+        )
+
     @property
     def answer(self) -> str | None:
-        r"""Content of the last ``\boxed{...}`` of the response; None without one."""
-        return boxed_answer(self.response)
+        r"""Content of the last ``\boxed{...}`` of the answer; None without one.
+
+        A box in the thinking counts only where no answer follows it.
+        """
+        return boxed_answer(self.parts.graded)
 
     @property
     def answer_span(self) -> tuple[int, int] | None:
         """Half-open token span of `answer`; None without one."""
-        span = last_boxed(self.response)
+        segment = self.thinking if self.parts.graded == self.parts.thinking else self.summary
+        tokens = [
+            i for i in range(segment.start, segment.stop) if int(self.step_of_token[i]) != FRAME
+        ]
+        span = last_boxed("".join(self.token_texts[i] for i in tokens))
         if span is None:
             return None
         inside, at = [], 0
-        for i in range(self.prompt_length, len(self)):
+        for i in tokens:
             end = at + len(self.token_texts[i])
             if at < span[1] and end > span[0]:
                 inside.append(i)
@@ -343,9 +481,49 @@ class Trace:
         """The steps of one segment."""
         return tuple(step for step in self.steps if step.segment == segment)
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per step: index, segment, first token and one past the last, text, labels.
+
+        Texts are untrusted: a notebook escapes them.
+        """
+        columns = ("index", "segment", "start", "stop", "text")
+        rows = [
+            {name: getattr(step, name) for name in columns} | dict(step.labels)
+            for step in self.steps
+        ]
+        return pd.DataFrame(rows, columns=None if rows else list(columns))
+
     def with_metadata(self, **facts: Any) -> Trace:
         """The same trace with more facts kept beside it."""
         return replace(self, metadata={**self.metadata, **facts})
+
+    def with_labels(self, labels: Mapping[int, Mapping[str, Any]]) -> Trace:
+        """The same trace with more said of its steps.
+
+        Args:
+            labels: By index of the step, JSON-able.
+
+        Raises:
+            TraceError: There is no such step.
+        """
+        missing = sorted(set(labels) - set(range(len(self.steps))))
+        if missing:
+            raise TraceError(
+                f"expected labels of the steps 0 to {len(self.steps) - 1}, got some of {missing}"
+            )
+        steps = tuple(
+            replace(step, labels={**step.labels, **labels.get(step.index, {})})
+            for step in self.steps
+        )
+        return replace(self, steps=steps)
+
+    def _labelled(self, cuts: Sequence[int], labels: Sequence[Mapping[str, Any]]) -> Trace:
+        """The same with what is said of the steps that begin at these tokens."""
+        try:
+            found = labels_of_steps(self.step_of_token.tolist(), cuts, labels)
+        except ValueError as error:
+            raise TraceError(str(error)) from None
+        return self.with_labels(found)
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -355,7 +533,8 @@ class Trace:
             "steps": [asdict(step) for step in self.steps],
             "prompt_length": self.prompt_length,
             "ended": self.ended,
-            "format_name": self.format_name,
+            "closed": self.closed,
+            "read_as": dict(self.read_as),
             "metadata": dict(self.metadata),
         }
 
@@ -378,6 +557,10 @@ class Trace:
         facts["segments"] = tuple(Segment(**segment) for segment in facts["segments"])
         facts["steps"] = tuple(Step(**step) for step in facts["steps"])
         facts["token_texts"] = tuple(facts["token_texts"])
+        if "format_name" in facts:  # a file of version 0.1, whose sentences ended at full stops
+            cutters = {"thinking_cutter": "full_stop", "summary_cutter": "paragraph"}
+            facts["read_as"] = {"name": facts.pop("format_name"), **cutters}
+            facts["closed"] = len(facts["segments"][2]) > 0
         return cls(token_ids=tensors["token_ids"], **facts)
 
 
@@ -395,6 +578,15 @@ def _as_ids(token_ids: Sequence[int] | Tensor) -> list[int]:
     if not ids:
         raise TraceError("expected at least one token, got none")
     return ids
+
+
+def _refuse_undelimited(form: Format, size: int) -> None:
+    if form.thinking_open is not None:
+        raise TraceError(
+            f"format {form.name!r} expects {form.thinking_open!r} before the thinking: expected "
+            f"it in the {size} tokens, which hold none; pass another format, or prompt_length with "
+            "format='plain'"
+        )
 
 
 def _spans(labels: list[int], count: int) -> list[tuple[int, int]]:

@@ -14,66 +14,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from stepflow_tl.formats import Format, resolve_format
+from stepflow_tl.formats import Format, named_format
 from stepflow_tl.here import Here
 from stepflow_tl.huggingface import decoder_layers, is_huggingface
 from stepflow_tl.models import attention_window, embedding_module, hook_name, tokenizer_of
-from stepflow_tl.reading import FRAME, TraceReader, end_token_ids
-from stepflow_tl.sequences import (
+from stepflow_tl.reading import TraceReader, end_token_ids
+from stepflow_tl.rows import (
     THINKING,
     KnownTrace,
     LabelBuffer,
     Row,
+    Rows,
     StepStart,
     TrackingError,
+    last_step,
+    published,
 )
+from stepflow_tl.templates import template_of
 from stepflow_tl.trace import Trace
 
 _ATTACH_BEFORE = "attach before the prompt is run, and run one batch at a time"
 
 
-class Prompts(NamedTuple):
-    """What a caller that builds the batch knows of it.
-
-    Attributes:
-        lengths: Number of real prompt tokens of each row.
-        pads: Number of padding tokens at the left of each row.
-        format: How the responses will be read.
-    """
-
-    lengths: tuple[int, ...]
-    pads: tuple[int, ...]
-    format: Format
-
-
-_declared: ContextVar[Prompts | Trace | None] = ContextVar("stepflow_tl_declared", default=None)
-
-
-@contextmanager
-def declare_prompts(lengths: Sequence[int], pads: Sequence[int], form: Format) -> Iterator[None]:
-    """Tell trackers how long the prompts of the next batch are, how padded, and how written."""
-    token = _declared.set(Prompts(tuple(lengths), tuple(pads), form))
-    try:
-        yield
-    finally:
-        _declared.reset(token)
-
-
-@contextmanager
-def declare_trace(trace: Trace) -> Iterator[None]:
-    """Tell trackers that the model is run on the tokens of a trace, whose steps are known."""
-    token = _declared.set(trace)
-    try:
-        yield
-    finally:
-        _declared.reset(token)
+_CHANGES_OF_ROWS = ("reorder_cache", "batch_select_indices", "batch_repeat_interleave")
 
 
 class Tracker:
@@ -82,9 +51,10 @@ class Tracker:
     Args:
         model: Either model class.
         trace: A known trace, if the model is to be run on its tokens; its steps are then used.
-        format: How responses are written, where neither a trace nor `declare_prompts` says it.
-        prompt_length: Prompt tokens of every row, where `declare_prompts` does not say it; None
-            for the first opening delimiter in the text.
+        format: How responses are written, where neither a trace nor published `Rows` say it.
+        prompt_length: Prompt tokens of every row, where no published `Rows` say it; None for the
+            first opening delimiter in the text, or the end of what the chat template rendered,
+            where the model goes on from there token by token.
         tokenizer: In place of the model's own.
     """
 
@@ -98,19 +68,22 @@ class Tracker:
         tokenizer: Any | None = None,
     ) -> None:
         self.forwards = 0
+        self._model = model
         self._trace = trace
         self._prompt_length = prompt_length
         self._window = attention_window(model, 0)
         self._end_ids: frozenset[int] = frozenset()
         if trace is None:
             self._tokenizer = tokenizer_of(model) if tokenizer is None else tokenizer
-            self._format = resolve_format(format, self._tokenizer)
+            self._format = named_format(format)
         if tokenizer is not None or getattr(model, "tokenizer", None) is not None:
             self._end_ids = end_token_ids(model, tokenizer)
         self._pending: Int[Tensor, "batch new"] | None = None
         self._here: Here | None = None
-        self._rows: list[Row] = []
+        self._rows = Rows([])
         self._labels: LabelBuffer
+        self._written = (0, 0)  # revision of the rows that the labels are of, and their columns
+        self._guarded: list[Any] = []
 
     def hooks(self) -> list[tuple[str, Any]]:
         """Forward hooks that any run needs: the number of keys, seen at layer 0."""
@@ -136,6 +109,7 @@ class Tracker:
                     self._on_first_layer, with_kwargs=True
                 )
                 stack.callback(at_layer.remove)
+                stack.callback(self._release)
             yield
 
     @contextmanager
@@ -188,8 +162,9 @@ class Tracker:
         start = 0 if keys == queries else self._seen
         if keys not in self._possible_keys(start, queries):
             raise TrackingError(
-                f"layer 0 attends to {keys} keys from {queries} new tokens, but {self._seen} "
-                f"earlier tokens were seen: {_ATTACH_BEFORE}"
+                f"expected one run of tokens, got a pass in which layer 0 attends to {keys} keys "
+                f"from {queries} new tokens, but {self._seen} earlier tokens were seen: "
+                f"{_ATTACH_BEFORE}"
             )
         self._advance(tokens, start, pattern.device)
 
@@ -200,18 +175,42 @@ class Tracker:
         if tokens is None:
             return
         cache = kwargs.get("past_key_values")
+        self._guard(cache)
         start = 0 if cache is None else int(cache.get_seq_length())
         if start not in (0, self._seen):
             raise TrackingError(
-                f"the cache holds {start} tokens, but {self._seen} earlier tokens were seen: "
-                f"{_ATTACH_BEFORE}"
+                f"expected one run of tokens, got a pass in which the cache holds {start} tokens, "
+                f"but {self._seen} earlier tokens were seen: {_ATTACH_BEFORE}"
             )
         self._advance(tokens, start, stream.device)
 
+    def _guard(self, cache: Any) -> None:
+        """Refuse whatever would put the rows of a cache in another order, such as beam search."""
+        if cache is None or any(cache is one for one in self._guarded):
+            return
+
+        def refuse(*args: Any, **kwargs: Any) -> None:
+            raise TrackingError(
+                "expected the rows of the batch to keep their places, got a cache whose rows are "
+                "exchanged (beam search?): decode greedily or by sampling, with num_beams=1"
+            )
+
+        self._guarded.append(cache)
+        for name in _CHANGES_OF_ROWS:
+            if hasattr(cache, name):
+                setattr(cache, name, refuse)
+
+    def _release(self) -> None:
+        """Take the guards off again."""
+        for cache in self._guarded:
+            for name in _CHANGES_OF_ROWS:
+                vars(cache).pop(name, None)
+        self._guarded.clear()
+
     @property
     def _seen(self) -> int:
-        """Number of positions read so far."""
-        return len(self._rows[0].steps) if self._rows else 0
+        """Number of positions that forward passes have run so far."""
+        return self._written[1]
 
     def _arrived(self, batch: int, queries: int) -> Int[Tensor, "batch new"] | None:
         """The tokens that have reached layer 0; None for embeddings, of which nothing is known."""
@@ -220,8 +219,8 @@ class Tracker:
             return None
         if tokens.shape != (batch, queries):
             raise TrackingError(
-                f"the embedding saw tokens of shape {list(tokens.shape)}, but layer 0 attends from "
-                f"{queries} positions in a batch of {batch}"
+                f"expected the tokens that the embedding saw, of shape {list(tokens.shape)}, at "
+                f"layer 0, got {queries} positions in a batch of {batch}"
             )
         self.forwards += 1
         return tokens
@@ -234,13 +233,22 @@ class Tracker:
 
     def _advance(self, tokens: Int[Tensor, "batch new"], start: int, device: torch.device) -> None:
         ids = tokens.tolist()
-        if start == 0:
-            ids = self._begin(ids, device)
-        elif len(ids) != len(self._rows):
-            raise TrackingError(f"expected a batch of {len(self._rows)} rows, got {len(ids)}")
-        earlier = [len(row.starts) if start else 0 for row in self._rows]
-        first = min(row.read(new) for row, new in zip(self._rows, ids, strict=True))
-        self._labels.write(self._rows, first)
+        stop = start + len(ids[0])
+        known = self._known()
+        if isinstance(known, Rows):
+            if start == 0 or known is not self._rows:
+                self._take(known, len(ids), device)
+            known.follow(ids, start)
+        elif start == 0:
+            self._begin(ids, device)
+        else:
+            if len(ids[0]) == 1:
+                self._end_prompts()
+            self._rows.push(ids)
+        revision, written = self._written
+        first = min(written, start) if revision == self._rows.revision else 0
+        self._labels.write(tuple(self._rows), first, stop)
+        self._written = (self._rows.revision, stop)
         self._here = Here(
             start=start,
             segment=self._labels.segment,
@@ -248,53 +256,55 @@ class Tracker:
             step_starts=tuple(
                 StepStart(number, *fact)
                 for number, row in enumerate(self._rows)
-                for fact in row.starts[earlier[number] :]
+                for fact in row.starts_in(start, stop)
             ),
-            open_steps=tuple(None if row.ended else row.open for row in self._rows),
-            reasoning_from=min(_reasoning_from(row.segments, start) for row in self._rows),
+            open_steps=tuple(row.open_at(stop) for row in self._rows),
+            reasoning_from=min(_reasoning_from(row.segments[:stop], start) for row in self._rows),
         )
 
-    def _begin(self, ids: list[list[int]], device: torch.device) -> list[list[int]]:
-        """Start new sequences, or go on with the same ones run again without a cache.
+    def _begin(self, ids: list[list[int]], device: torch.device) -> None:
+        """Start new sequences, or go on with the same ones run again without a cache."""
+        held = [row.columns for row in self._rows]
+        seen = self._rows.width
+        if self._known() is None and held == [row[:seen] for row in ids]:
+            self._rows.push([row[seen:] for row in ids])
+            return
+        self._take(self._new_rows(len(ids)), len(ids), device)
+        self._rows.push(ids)
 
-        Returns:
-            The tokens of each row that are still to be read.
-        """
-        seen = self._seen
-        if self._declared() is None and [row.columns for row in self._rows] == [
-            row[:seen] for row in ids
-        ]:
-            return [row[seen:] for row in ids]
-        self._rows = self._new_rows(len(ids))
-        self._labels = LabelBuffer(len(ids), device)
-        return ids
+    def _take(self, rows: Rows, count: int, device: torch.device) -> None:
+        """Follow these rows from now on."""
+        self._rows = rows
+        self._labels = LabelBuffer(count, device)
+        self._written = (rows.revision, 0)
 
-    def _declared(self) -> Prompts | Trace | None:
-        return self._trace if self._trace is not None else _declared.get()
+    def _end_prompts(self) -> None:
+        """Of a prompt that the chat template rendered, a pass of one token ends the question."""
+        if self._trace is None and self._prompt_length is None:
+            ending = template_of(self._tokenizer).ending
+            if ending:
+                self._rows.end_prompts(ending)
 
-    def _new_rows(self, count: int) -> list[Row]:
-        declared = self._declared()
-        if isinstance(declared, Trace):
-            return [Row(KnownTrace(declared, self._end_ids), 0) for _ in range(count)]
-        lengths: Sequence[int | None] = [self._prompt_length] * count
-        pads: Sequence[int | None] = [None] * count
-        form = self._format
-        if declared is not None and len(declared.lengths) == count:
-            lengths, pads, form = declared
-        return [
-            Row(
-                TraceReader(self._tokenizer, form, prompt_length=length, end_ids=self._end_ids),
-                pad,
-                self._tokenizer.pad_token_id,
-            )
-            for pad, length in zip(pads, lengths, strict=True)
+    def _known(self) -> Rows | Trace | None:
+        return self._trace if self._trace is not None else published(self._model)
+
+    def _new_rows(self, count: int) -> Rows:
+        known = self._known()
+        if isinstance(known, Trace):
+            return Rows([Row(KnownTrace(known, self._end_ids), 0) for _ in range(count)])
+        length, pad_id = self._prompt_length, self._tokenizer.pad_token_id
+        readers = [
+            TraceReader(self._tokenizer, self._format, prompt_length=length, end_ids=self._end_ids)
+            for _ in range(count)
         ]
+        return Rows([Row(reader, None, pad_id) for reader in readers])
 
 
 class Replay(Tracker):
     """Where a part of one row stands that is run again, alone and without padding.
 
-    Whoever runs it says which part: the row's labels are those read before.
+    Whoever runs it says which part: the row's labels are those read before. It is a tracker that
+    is told what others see, and needs no hooks.
 
     Args:
         row: The row; it may be read further meanwhile.
@@ -303,12 +313,19 @@ class Replay(Tracker):
 
     def __init__(self, row: Row, device: torch.device) -> None:
         self.forwards = 0
+        self._trace = None
+        self._rows = Rows([row])
         self._row, self._device = row, device
         self._here: Here | None = None
 
     def hooks(self) -> list[tuple[str, Any]]:
         """None: it is told where it stands."""
         return []
+
+    @contextmanager
+    def watch(self, model: Any) -> Iterator[None]:
+        """Nothing: it is told where it stands."""
+        yield
 
     def move(self, start: int, stop: int) -> None:
         """The next forward pass runs the positions from `start` to before `stop`."""
@@ -324,7 +341,7 @@ class Replay(Tracker):
                 for at, segment, previous in row.starts
                 if start <= at - pads < stop
             ),
-            open_steps=(_last_step(segments, steps),),
+            open_steps=(last_step(segments, steps),),
             reasoning_from=_reasoning_from(segments, start),
         )
 
@@ -333,11 +350,3 @@ def _reasoning_from(segments: Sequence[int], start: int) -> int:
     """First position from `start` on in thinking or summary; their number for none."""
     size = len(segments)
     return next((i for i in range(start, size) if segments[i] >= THINKING), size)
-
-
-def _last_step(segments: Sequence[int], steps: Sequence[int]) -> tuple[int, int] | None:
-    """Span of the last step of thinking or summary."""
-    for last in range(len(steps) - 1, -1, -1):
-        if steps[last] != FRAME and segments[last] >= THINKING:
-            return steps.index(steps[last]), last + 1
-    return None

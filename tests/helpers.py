@@ -1,7 +1,7 @@
 """What several tests build from: tiny checkpoints, tokenizers, cached decoding, golden numbers."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +21,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from stepflow_tl.formats import HARMONY, PLAIN, THINK
 from stepflow_tl.loading import load_model
+
+FULL_STOP = {
+    form.name: replace(form, thinking_cutter="full_stop") for form in (THINK, HARMONY, PLAIN)
+}
+"""Formats cut as the authors' code cuts, whose numbers are golden."""
 
 DATA = Path(__file__).parent / "data"
 HAS_HOOKED = find_spec("transformer_lens.HookedTransformer") is not None
@@ -157,7 +163,7 @@ def _common_settings(tokenizer: Any) -> dict[str, Any]:
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
+        "max_position_embeddings": 2048,
         "initializer_range": 0.3,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,

@@ -4,29 +4,58 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepflow_tl import generate, load_model
-from stepflow_tl.budget import Forcing, ThinkingBudget
-from stepflow_tl.formats import HARMONY, PLAIN, THINK, Format
-from stepflow_tl.reading import end_token_ids
+from stepflow_tl.budget import ForcedRow, Forcing, Plans, ThinkingBudget
+from stepflow_tl.formats import AUTO_FORMAT, HARMONY, PLAIN, THINK, Format
+from stepflow_tl.reading import TraceReader, end_token_ids
 from stepflow_tl.reasoner import make_problem
 
 END, CLOSE, WORD = 9, 8, 1  # the end token, </think>, and any other
 
 
-def forcing(**settings) -> Forcing:
-    """A budget over numbers: </think> is 8 between two line breaks (7), "Wait" is 5 and 6."""
-    return Forcing(
-        budget=ThinkingBudget(**settings),
-        delimiter=(CLOSE,),
-        closing=(7, CLOSE, 7),
-        wait=(5, 6),
-        enders=frozenset({CLOSE, END}),
-    )
+class Numbers:
+    """A tokenizer of numbers: </think> is 8, <think> 0, a line break 7, "Wait" is 5 and 6."""
+
+    eos_token_id = END
+    all_special_ids = (END,)
+    texts = ("<think>", "one ", "two ", "three ", "four ", "Wa", "it ", "\n", "</think>", "")
+
+    def __init__(self) -> None:
+        self.added_tokens_decoder: dict = {}
+
+    def decode(self, ids, **_):
+        return "".join(self.texts[i] for i in ids)
+
+
+class Given(Plans):
+    """A plan that is known."""
+
+    def __init__(self, **settings) -> None:
+        self.budget = ThinkingBudget(**settings)
+
+    def of(self, form: Format) -> Forcing:
+        return Forcing(
+            budget=self.budget,
+            closing=(7, CLOSE, 7),
+            wait=(5, 6),
+            enders=frozenset({CLOSE, END}),
+        )
+
+
+def forced(*, prompt=(0,), form: Format = THINK, **settings) -> tuple[ForcedRow, TraceReader]:
+    reader = TraceReader(Numbers(), form, prompt_length=len(prompt), end_ids=frozenset({END}))
+    for token in prompt:
+        reader.push(token)
+    return ForcedRow(Given(**settings), reader), reader
 
 
 def written(chosen: list[int], **settings) -> list[int]:
     """What is written where a model chooses these tokens."""
-    (row,) = forcing(**settings).rows(1)
-    return [row.next(token) for token in chosen]
+    row, reader = forced(**settings)
+    tokens = []
+    for token in chosen:
+        tokens.append(row.next(token))
+        reader.push(tokens[-1])
+    return tokens
 
 
 def thinking_of(tokens: list[int]) -> list[int]:
@@ -58,9 +87,25 @@ def test_what_is_forced_comes_whole():
     assert written([1, END, END, END, END], most=1) == [1, 7, CLOSE, 7, END]
 
 
-def test_rows_know_nothing_of_each_other():
-    first, second = forcing(most=1).rows(2)
-    assert [first.next(1), first.next(1), second.next(1)] == [1, 7, 1]
+@pytest.mark.parametrize("prompt", [(0, CLOSE), (0, 7, CLOSE, 7, 7)])
+@pytest.mark.parametrize("form", [THINK, AUTO_FORMAT])
+def test_a_prompt_that_has_closed_the_thinking_leaves_nothing_to_force(prompt, form):
+    chosen = [1, 2, 1, 2, END]
+    for settings in ({"most": 2}, {"least": 9}, {"least": 2, "most": 3}):
+        assert written(chosen, prompt=prompt, form=form, **settings) == chosen
+
+
+def test_a_response_of_which_no_thinking_is_expected_is_left_alone_until_it_opens():
+    chosen = [1, 2, 1, 2, END]
+    assert written(chosen, prompt=(3,), form=AUTO_FORMAT, most=2) == chosen
+    assert written([0, 1, 1, 1, 1, 2], prompt=(3,), form=AUTO_FORMAT, most=3) == [
+        0,
+        1,
+        1,
+        7,
+        CLOSE,
+        7,
+    ]
 
 
 @given(
@@ -98,7 +143,6 @@ def test_bad_budgets_are_explained(settings, message):
 def test_a_plan_in_tokens(tokenizer):
     plan = ThinkingBudget(least=2, most=5, wait="So").plan(tokenizer, THINK, frozenset({3}))
     (close,) = encode(tokenizer, "</think>")
-    assert plan.delimiter == (close,)
     assert plan.closing == tuple(encode(tokenizer, "\n</think>\n\n"))
     assert plan.wait == tuple(encode(tokenizer, "So"))
     assert plan.enders == {close, 3}
@@ -110,24 +154,30 @@ def test_formats_that_cannot_be_forced_are_refused(tokenizer, split_tokenizer):
     with pytest.raises(ValueError, match="delimiter that begins with a token of its own"):
         ThinkingBudget(least=5).plan(split_tokenizer, THINK, frozenset())
     split = ThinkingBudget(most=5).plan(split_tokenizer, THINK, frozenset())
-    assert len(split.delimiter) > 1
+    assert len(split.closing) > 1
     with pytest.raises(ValueError, match="token of its own"):
         ThinkingBudget(least=5).plan(tokenizer, HARMONY, frozenset())
 
 
 def test_a_delimiter_of_several_tokens_is_seen_and_written(split_tokenizer):
-    plan = ThinkingBudget(most=4).plan(split_tokenizer, THINK, frozenset())
-    delimiter = list(plan.delimiter)
-    (row,) = plan.rows(1)
-    chosen = [*delimiter, *[WORD] * 8]
-    if len(delimiter) <= 4:
-        assert [row.next(token) for token in chosen] == chosen
-    (row,) = plan.rows(1)
-    assert [row.next(WORD) for _ in range(4 + len(plan.closing) + 2)] == [
-        *[WORD] * 4,
-        *plan.closing,
-        *[WORD] * 2,
-    ]
+    budget = ThinkingBudget(most=12)
+    delimiter = encode(split_tokenizer, "</think>")
+    word = encode(split_tokenizer, "Tom")[0]
+    for chosen, expected in (
+        ([*delimiter, *[word] * 15], None),
+        ([word] * 40, [*[word] * 12, *budget.plan(split_tokenizer, THINK, frozenset()).closing]),
+    ):
+        prompt = encode(split_tokenizer, "Why?<think>")
+        reader = TraceReader(split_tokenizer, THINK, prompt_length=len(prompt))
+        row = ForcedRow(Plans(budget, split_tokenizer, frozenset()), reader)
+        for token in prompt:
+            reader.push(token)
+        tokens = []
+        for token in chosen:
+            tokens.append(row.next(token))
+            reader.push(tokens[-1])
+        assert reader.closed
+        assert tokens == [*(expected or ()), *chosen[len(expected or ()) :]]
 
 
 def test_a_wait_that_the_tokenizer_cannot_write_is_refused(tokenizer, monkeypatch):

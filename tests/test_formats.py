@@ -1,34 +1,33 @@
-"""Delimiters, cutters and boxes, on plain text."""
+"""Delimiters, cutters by name and user turns, on plain text."""
 
+import json
 import re
+from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from stepflow_tl.cutters import CUTTERS, is_fragment, new_cutter
 from stepflow_tl.formats import (
+    AUTO_FORMAT,
     FORMATS,
     HARMONY,
-    PLAIN,
     THINK,
     USER_TURNS,
     Format,
-    _is_blank,
-    _tail,
-    is_fragment,
-    last_boxed,
+    named_format,
     question_span,
-    resolve_cutter,
-    resolve_format,
 )
 
 
 def cut(text: str, cutter: str, pattern: str = r" ?[^\s]+|\s+") -> list[str]:
     """Cut text whose tokens are words with the space before them."""
     steps: list[str] = []
-    decide = resolve_cutter(cutter)
+    decide = new_cutter(cutter)
     for token in re.findall(pattern, text):
-        if not steps or decide(steps[-1], token):
+        if not steps:
+            decide.open(token)
+            steps.append(token)
+        elif decide.push(token):
             steps.append(token)
         else:
             steps[-1] += token
@@ -38,7 +37,7 @@ def cut(text: str, cutter: str, pattern: str = r" ?[^\s]+|\s+") -> list[str]:
 @pytest.mark.parametrize("pattern", [r"\s?\S+|\s", r".|\n", r"\s+|\S{1,3}", r"\W*\w+\W*"])
 def test_every_cutter_keeps_all_text(pattern: str) -> None:
     text = "Tom has 3 pens.  He buys 4.\n\nSo he has many pens now.\nGood. \n \nThe end is here."
-    for cutter in ("sentence", "paragraph", "line", "none"):
+    for cutter in CUTTERS:
         assert "".join(cut(text, cutter, pattern)) == text
 
 
@@ -55,14 +54,16 @@ def test_every_cutter_keeps_all_text(pattern: str) -> None:
         ("This has no stop\n\nand goes on", ["This has no stop\n\nand goes on"]),
     ],
 )
-def test_sentences(text: str, steps: list[str]) -> None:
-    assert cut(text, "sentence") == steps
+def test_full_stops(text: str, steps: list[str]) -> None:
+    assert cut(text, "full_stop") == steps
 
 
 @pytest.mark.parametrize(
     ("cutter", "steps"),
     [
         ("sentence", ["One two three four.", " Five\nsix seven eight.\n\n", "Nine."]),
+        ("full_stop", ["One two three four.", " Five\nsix seven eight.\n\n", "Nine."]),
+        ("anchors", ["One two three four.", " Five\nsix seven eight.\n\n", "Nine."]),
         ("paragraph", ["One two three four. Five\nsix seven eight.\n\n", "Nine."]),
         ("line", ["One two three four. Five\n", "six seven eight.\n\n", "Nine."]),
         ("none", ["One two three four. Five\nsix seven eight.\n\nNine."]),
@@ -78,15 +79,14 @@ def test_a_blank_line_may_hold_blanks() -> None:
 
 
 def test_a_leading_space_may_complete_a_blank_line_of_the_token_itself() -> None:
-    assert resolve_cutter("paragraph")("One.\n", "\nTwo")
-    assert resolve_cutter("line")("One.", "\nTwo")
-    assert not resolve_cutter("paragraph")("One.", "\nTwo")
-
-
-@given(st.text(alphabet="a \n\t\x1c\xa0\u3000.", max_size=150))
-def test_the_tail_is_that_of_the_step_without_its_first_blanks(step: str) -> None:
-    assert _tail(step) == step.lstrip()[-64:]
-    assert _is_blank(step) == (not step.strip())
+    for cutter, step, cuts in (
+        ("paragraph", "One.\n", True),
+        ("line", "One.", True),
+        ("paragraph", "One.", False),
+    ):
+        decide = new_cutter(cutter)
+        decide.open(step)
+        assert decide.push("\nTwo") == cuts
 
 
 @pytest.mark.parametrize("cutter", ["line", "paragraph"])
@@ -96,33 +96,14 @@ def test_the_break_that_opened_a_step_does_not_cut_it_again(cutter: str) -> None
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("Good.", True), ("a" * 14, True), ("a" * 15, False), ("1" * 20 + ".", True), ("", True)],
+    [
+        *(("Good.", True), ("a" * 9, True), ("a" * 10, False), ("1" * 20 + ".", True), ("", True)),
+        *(("\u597d\u7684\u3002", True), ("\u597d\u7684\u597d\u597d\u3002", False)),
+    ],
 )
 def test_fragments(text: str, expected: bool) -> None:
     assert is_fragment(text) is expected
     assert is_fragment(f"  {text}\n") is expected
-
-
-@pytest.mark.parametrize(
-    ("text", "content"),
-    [
-        (r"\boxed{7}", "7"),
-        (r"\boxed{1} and \boxed{2}", "2"),
-        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
-        (r"\boxed{a{b}c} {d}", "a{b}c"),
-        (r"\boxed{1} then \boxed{2", "1"),
-        (r"\boxed{\boxed{3}}", "3"),
-        (r"{ \boxed{4}", "4"),
-        (r"} \boxed{5} }", "5"),
-        (r"\boxed{}", ""),
-        (r"\boxed{6", None),
-        ("no box {7}", None),
-        ("", None),
-    ],
-)
-def test_last_boxed(text: str, content: str | None) -> None:
-    span = last_boxed(text)
-    assert (None if span is None else text[slice(*span)]) == content
 
 
 @pytest.mark.parametrize(("opening", "closing"), USER_TURNS)
@@ -157,30 +138,16 @@ def test_an_unclosed_user_turn_runs_to_the_end() -> None:
     assert prompt[slice(*question_span(prompt))] == "What is 1?"
 
 
-class Vocabulary:
-    def __init__(self, *words: str) -> None:
-        self.words = {word: i for i, word in enumerate(words)}
-
-    def get_vocab(self) -> dict[str, int]:
-        return self.words
-
-
-@pytest.mark.parametrize(
-    ("words", "form"), [(("<|channel|>", "<think>"), HARMONY), (("<think>",), THINK), ((), PLAIN)]
-)
-def test_auto_asks_the_vocabulary(words: tuple[str, ...], form: Format) -> None:
-    assert resolve_format("auto", Vocabulary(*words)) is form
-
-
 def test_formats_resolve_by_name_and_as_themselves() -> None:
     own = Format(name="own", thinking_open="[", summary_open="]")
-    assert resolve_format(own, Vocabulary()) is own
-    assert all(resolve_format(name, Vocabulary()) is form for name, form in FORMATS.items())
+    assert named_format(own) is own
+    assert all(named_format(name) is form for name, form in FORMATS.items())
+    assert named_format("auto") is AUTO_FORMAT
 
 
 def test_an_unknown_format_is_refused() -> None:
     with pytest.raises(ValueError, match=r"unknown format 'thought': expected 'auto', one of \["):
-        resolve_format("thought", Vocabulary())
+        named_format("thought")
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -190,6 +157,7 @@ def test_an_unknown_format_is_refused() -> None:
         ({"thinking_open": ""}, "'f': thinking_open must be text or None, got ''"),
         ({"summary_open": ""}, "summary_open must be text or None"),
         ({"thinking_open": "|", "summary_open": "|"}, "both '|'; the two delimiters must differ"),
+        ({"name": "auto", "thinking_open": "<"}, "'auto' is decided by the text: expected no"),
         ({"header_open": ("<",)}, "header_open and header_close go together"),
         ({"header_close": ">"}, "header_open and header_close go together"),
         ({"thinking_cutter": "word"}, r"unknown cutter 'word': expected one of ['sentence'"),
@@ -198,7 +166,7 @@ def test_an_unknown_format_is_refused() -> None:
 )
 def test_bad_formats_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        Format(name="f", **settings)
+        Format(**{"name": "f"} | settings)
 
 
 def test_a_format_is_frozen_and_keyword_only() -> None:
@@ -206,3 +174,63 @@ def test_a_format_is_frozen_and_keyword_only() -> None:
         THINK.name = "other"  # type: ignore[misc]
     with pytest.raises(TypeError):
         Format("f")  # type: ignore[call-arg]
+
+
+def three_words(step: str, token: str) -> bool:
+    return step.count(" ") >= 3
+
+
+OWN = Format(name="own", thinking_open="[", summary_open="]", header_open=("<",), header_close=">")
+
+
+@pytest.mark.parametrize(
+    "form", [*FORMATS.values(), AUTO_FORMAT, OWN, replace(THINK, thinking_cutter="line")]
+)
+def test_a_format_is_made_again_from_its_description(form: Format) -> None:
+    described = json.loads(json.dumps(form.describe()))
+    assert Format.from_description(described) == form
+
+
+def test_a_callers_own_cutter_cannot_be_made_again_and_is_named() -> None:
+    described = replace(THINK, summary_cutter=three_words).describe()
+    with pytest.raises(
+        ValueError, match=r"'think' was cut .* own test_formats\.three_words.*format="
+    ):
+        Format.from_description(described)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"name": "unheard of"}, "expected one of the formats .* got 'unheard of'"),
+        ({}, "expected the description of a format, got {}"),
+        ({"name": "think", "cutter": "line"}, "expected the description of a format"),
+    ],
+)
+def test_other_descriptions_are_refused(spec: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Format.from_description(spec)
+
+
+@pytest.mark.parametrize(
+    ("header", "kind"),
+    [
+        ("<|channel|>analysis<|message|>", "thinking"),
+        ("<|start|>assistant<|channel|>analysis<|message|>", "thinking"),
+        ("<|channel|>final<|message|>", "summary"),
+        ("<|channel|>final <|constrain|>json<|message|>", "summary"),
+        ("<|channel|>final<|constrain|>json<|message|>", "summary"),
+        ("<|channel|>final json<|message|>", "summary"),
+        ("<|start|>assistant<|message|>", "summary"),
+        ("<|channel|>commentary<|message|>", None),
+        ("<|channel|>finally<|message|>", None),
+        ("<|channel|>analysis to=python code<|message|>", None),
+        ("<|channel|>commentary to=functions.add <|constrain|>json<|message|>", None),
+        ("<|start|>assistant to=functions.add<|channel|>commentary<|message|>", None),
+        ("<|start|>functions.add to=assistant<|channel|>commentary<|message|>", None),
+        ("<|start|>python<|channel|>analysis<|message|>", None),
+        ("<|start|>user<|message|>", None),
+    ],
+)
+def test_a_header_says_what_its_message_is(header: str, kind: str | None) -> None:
+    assert HARMONY.message_kind(header) == kind

@@ -74,8 +74,7 @@ def test_the_end_token_ends_a_trace_and_the_limit_says_so(qwen2, monkeypatch):
     assert not endless.ended
     assert len(endless) - endless.prompt_length == ASK["max_new_tokens"]
     third = int(endless.token_ids[endless.prompt_length + 2])
-    monkeypatch.setattr("stepflow_tl.generation.end_token_ids", lambda _: frozenset({third}))
-    monkeypatch.setattr("stepflow_tl.trace.end_token_ids", lambda _: frozenset({third}))
+    monkeypatch.setattr("stepflow_tl.generation.end_token_ids", lambda *_: frozenset({third}))
     cut = generate(qwen2, QUESTIONS[0], **ASK)
     assert cut.ended
     assert len(cut) - cut.prompt_length <= 3

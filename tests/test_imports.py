@@ -13,12 +13,15 @@ import stepflow_tl
 PACKAGE = Path(stepflow_tl.__file__).parent
 ROOMS = [
     {"version", "files", "layers", "huggingface", "memory", "precision", "weights", "untrusted"},
+    {"answers", "cutters"},
     {"formats"},
-    {"reading", "budget"},
+    {"templates", "chat"},
+    {"reading"},
+    {"budget", "cuts", "stopping"},
     {"trace"},
-    {"models", "stopping", "chat", "hub"},
+    {"models", "hub", "context"},
     {"loading"},
-    {"sequences"},
+    {"rows"},
     {"here"},
     {"tracking"},
     {"saliency", "interventions", "statistics"},  # siblings never import each other

@@ -101,7 +101,7 @@ class TestLoading:
         class Bare:
             tokenizer = None
 
-        with pytest.raises(ModelError, match="has no tokenizer; set model.tokenizer"):
+        with pytest.raises(ModelError, match="has no tokenizer: set model.tokenizer"):
             tokenizer_of(Bare())
 
 

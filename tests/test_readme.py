@@ -1,5 +1,6 @@
 """The README's examples run as they stand."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from stepflow_tl import Trace, cli
+from stepflow_tl.formats import THINK
 from stepflow_tl.sweep import read_config
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -24,12 +26,23 @@ def test_the_fifteen_lines_run(capsys):
     assert trace.steps[1].text in capsys.readouterr().out
 
 
-def test_a_format_of_ones_own_reads_a_transcript(qwen2, tokenizer):
+def test_formats_and_boundaries_of_ones_own(qwen2, tokenizer):
     ids = tokenizer("Why?[REASON]\nOne.\nTwo.\n[ANSWER]\nSo.")["input_ids"]
-    names = {"model": qwen2, "ids": ids, "n": len(tokenizer("Why?")["input_ids"])}
-    exec("from stepflow_tl import Format, Trace\n" + BLOCKS[2], names)
+    text = f"<think>{'So it is. ' * 12}</think>It is."
+    names = {
+        **{"model": qwen2, "ids": ids, "n": len(tokenizer("Why?")["input_ids"])},
+        **{"text": text, "THINK": THINK, "dataclasses": dataclasses},
+    }
+    block = next(block for block in BLOCKS if "[REASON]" in block)
+    mine, theirs = block.split("trace = Trace.from_text")
+    exec("from stepflow_tl import Format, Trace\n" + mine, names)
     steps = [step.text.strip() for step in names["trace"].steps]
     assert steps == ["Why?", "One.", "Two.\n[ANSWER", "So."]  # a delimiter of several tokens
+    exec("trace = Trace.from_text" + theirs, names)
+    assert [step.labels for step in names["trace"].steps_in("thinking")] == [
+        *({}, {"kind": "plan_generation"}, {}),
+    ]
+    assert names["authors"].thinking_cutter == "full_stop"
 
 
 def test_a_long_trace_is_mapped(qwen2, tokenizer, tmp_path, monkeypatch, capsys):

@@ -4,21 +4,26 @@ import pytest
 
 from stepflow_tl import generate
 from stepflow_tl.chat import prompt_token_ids
-from stepflow_tl.formats import HARMONY, PLAIN, THINK, Format
+from stepflow_tl.formats import AUTO_FORMAT, HARMONY, PLAIN, THINK, Format
 from stepflow_tl.loading import load_model
+from stepflow_tl.reading import TraceReader
 from stepflow_tl.reasoner import make_problem
-from stepflow_tl.stopping import Stopping
+from stepflow_tl.stopping import StoppedRow, stop_strings
 
 
 def stops_after(tokenizer, form: Format, prompt: str, response: str, *texts: str) -> str | None:
     """What was written when it stopped; None if it never did."""
-    (row,) = Stopping(texts=texts, form=form).rows(
-        tokenizer, [tokenizer(prompt, add_special_tokens=False)["input_ids"]]
-    )
+    asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    reader = TraceReader(tokenizer, form, prompt_length=len(asked))
+    for token_id in asked:
+        reader.push(token_id)
+    row = StoppedRow(texts, reader)
     ids = tokenizer(response, add_special_tokens=False)["input_ids"]
-    stopped = [row.push(i) for i in ids]
-    assert stopped == sorted(stopped)  # once stopped, stopped for ever
-    return None if row.length is None else tokenizer.decode(ids[: row.length])
+    for length, token_id in enumerate(ids, 1):
+        reader.push(token_id)
+        if row.stopped():
+            return tokenizer.decode(ids[:length])
+    return None
 
 
 @pytest.mark.parametrize(
@@ -29,7 +34,17 @@ def stops_after(tokenizer, form: Format, prompt: str, response: str, *texts: str
         (THINK, "Why?<think>", "Q: hm.</think>So. Q: Next", "Q: hm.</think>So. Q:"),
         (THINK, "Why?<think>\n", "Q: never closed, Q: ever", None),
         (THINK, "Why?", "<think>Q: hm.</think>So.", None),
-        (THINK, "Why?", "No thinking. Q: Next", "No thinking. Q:"),
+        (
+            THINK,
+            "Why?",
+            "Thinking at once. Q: hm.</think>So. Q: N",
+            "Thinking at once. Q: hm.</think>So. Q:",
+        ),
+        (AUTO_FORMAT, "Why?", "No thinking. Q: Next", "No thinking. Q:"),
+        (AUTO_FORMAT, "Why?", "<think>Q: hm.</think>So. Q: Next", "<think>Q: hm.</think>So. Q:"),
+        (AUTO_FORMAT, "Why?<think>\n\n</think>\n\n", "So. Q: Next", "So. Q:"),
+        (AUTO_FORMAT, "Why?<think>", "hm. Q: </think>\nQ: Next", "hm. Q: </think>\nQ:"),
+        (AUTO_FORMAT, "Why?", "<thin Q: Next", "<thin Q:"),
         (THINK, "Why?<think></think>", "So. Q: Next", "So. Q:"),
         (THINK, "Why?<think>", "a</think>b<think>Q: c", "a</think>b<think>Q:"),
         (
@@ -45,9 +60,18 @@ def test_where_a_response_stops(tokenizer, split_tokenizer, form, prompt, respon
         assert stops_after(each, form, prompt, response, "Q:", "never comes") == written
 
 
-def test_an_empty_text_is_refused(unchecked):
+@pytest.mark.parametrize("gap", ["\n\n", "\n\n\n\n", " \n\n", ""])
+def test_white_space_before_the_answer_is_none(tokenizer, split_tokenizer, gap):
+    thinking = f"<think>One.\n\nTwo.</think>{gap}"
+    for each in (tokenizer, split_tokenizer):
+        written = stops_after(each, AUTO_FORMAT, "Why?", f"{thinking}It is 7.\n\nQ: Next", "\n\n")
+        assert written == f"{thinking}It is 7.\n\n"
+
+
+def test_one_text_is_one_stop_string_and_an_empty_one_is_refused(unchecked):
+    assert stop_strings("\n\n") == ("\n\n",)
     with pytest.raises(ValueError, match=r"stop strings with some text, got \['a', ''\]"):
-        Stopping(texts=("a", ""), form=PLAIN)
+        stop_strings(["a", ""])
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

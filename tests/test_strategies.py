@@ -58,7 +58,7 @@ def responses(attempts: list[Attempt]) -> list[list[int]]:
         ([None], 0, False),
         (["7"], 0, False),
         (["8", "7", " 7 "], 1, False),
-        (["", "7"], 0, True),
+        (["", "7"], 1, False),
     ],
 )
 def test_the_majority_is_taken_and_ties_are_told(tokenizer, answers, taken, tied):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import DATA, TRANSCRIPT, Golden, as_ids, decode, encode, token_lists
+from helpers import DATA, FULL_STOP, TRANSCRIPT, Golden, as_ids, decode, encode, token_lists
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -42,7 +42,9 @@ def check_tiling(trace: Trace) -> None:
 
 class TestGolden:
     def test_steps_are_the_authors(self, golden: Golden, golden_model: Any) -> None:
-        trace = Trace.from_text(golden_model("tiny_gpt_oss"), golden.steps["text"])
+        trace = Trace.from_text(
+            golden_model("tiny_gpt_oss"), golden.steps["text"], format=FULL_STOP["harmony"]
+        )
         whole = [step.text.strip() for step in trace.steps if not step.is_fragment]
         # Theirs takes "He has 7 pens." (14 characters) for a paragraph of the summary.
         short = [step.text.strip() for step in trace.steps_in("summary") if step.is_fragment]
@@ -61,6 +63,7 @@ class TestGolden:
             golden_model("tiny_gpt_oss"),
             facts["prompt_ids"] + facts["response_ids"],
             prompt_length=len(facts["prompt_ids"]),
+            format=FULL_STOP["harmony"],
         )
         starts = [step.start for step in trace.steps_in("thinking")[1:]]
         assert starts == [window[1] for window in facts["smi_windows"]]
@@ -186,7 +189,7 @@ class TestFormats:
 
 class TestOddTranscripts:
     def test_no_delimiter(self, tokenizer: Any) -> None:
-        message = "'think' expects '<think>' in the text.*pass prompt="
+        message = "'auto' expects one of \\['<think>', .* in the text.*pass prompt="
         with pytest.raises(TraceError, match=message):
             Trace.from_text(tokenizer, "Why? So it is.")
         ids = encode(tokenizer, "Why? So it is.")

@@ -11,10 +11,10 @@ from torch import Tensor
 from stepflow_tl.formats import THINK
 from stepflow_tl.here import Here
 from stepflow_tl.models import attention_window, hook_name
-from stepflow_tl.reading import FRAME
-from stepflow_tl.sequences import PADDING, LabelBuffer, TrackingError
+from stepflow_tl.reading import FRAME, TraceReader
+from stepflow_tl.rows import PADDING, LabelBuffer, Row, Rows, TrackingError, publish
 from stepflow_tl.trace import Trace
-from stepflow_tl.tracking import Replay, Tracker, declare_prompts, declare_trace
+from stepflow_tl.tracking import Replay, Tracker
 
 
 def here(segments: list[int], steps: list[int] | None = None, start: int = 0) -> Here:
@@ -133,6 +133,20 @@ def test_reasoning_is_seen(qwen2: Any, trace: Trace) -> None:
     assert all(reasoning[reasoning.index(True) :])
 
 
+def rows_of(model: Any, batch: Tensor, lengths: list[int], pads: list[int]) -> Rows:
+    """Rows that hold all of a batch, read as thinking after prompts of known lengths."""
+    tokenizer = model.tokenizer
+    ends = frozenset({tokenizer.eos_token_id})
+    rows = Rows(
+        [
+            Row(TraceReader(tokenizer, THINK, prompt_length=length, end_ids=ends), pad)
+            for length, pad in zip(lengths, pads, strict=True)
+        ]
+    )
+    rows.push(batch.tolist())
+    return rows
+
+
 class TestBatches:
     def batch(self, model: Any, traces: list[Trace]) -> tuple[Tensor, list[int]]:
         longest = max(len(one) for one in traces)
@@ -147,15 +161,15 @@ class TestBatches:
         return [short, trace]
 
     @pytest.mark.parametrize("chunks", [[86], [70], [20, 30]])
-    @pytest.mark.parametrize("declared", [False, True])
-    def test_padding_is_seen_or_declared(
-        self, qwen2: Any, traces: list[Trace], chunks: list[int], declared: bool
+    @pytest.mark.parametrize("published", [False, True])
+    def test_padding_is_seen_or_known(
+        self, qwen2: Any, traces: list[Trace], chunks: list[int], published: bool
     ) -> None:
         batch, pads = self.batch(qwen2, traces)
         lengths = [one.prompt_length for one in traces]
         with Followed(qwen2) as followed:
-            if declared:
-                with declare_prompts(lengths, pads, THINK):
+            if published:
+                with publish(qwen2, rows_of(qwen2, batch, lengths, pads)):
                     cached(qwen2, batch, chunks, pads)
             else:
                 cached(qwen2, batch, chunks, pads)
@@ -183,19 +197,20 @@ class TestBatches:
         ids = torch.tensor([encode(tokenizer, "Why? It is so because it has to be. So it is.")])
         with Followed(qwen2, format="plain") as followed:
             for length in (3, 8):
-                with declare_prompts([length], [0], THINK):
+                with publish(qwen2, rows_of(qwen2, ids[:, : length + 2], [length], [0])):
                     teacher_forced(qwen2, ids[:, : length + 2])
-        with Followed(qwen2, format="plain") as fresh, declare_prompts([8], [0], THINK):
+        rows = rows_of(qwen2, ids[:, :10], [8], [0])
+        with Followed(qwen2, format="plain") as fresh, publish(qwen2, rows):
             teacher_forced(qwen2, ids[:, :10])
         assert torch.equal(followed.last.segment, fresh.last.segment)
         assert torch.equal(followed.last.step, fresh.last.step)
 
 
 class TestKnownTraces:
-    def test_a_declared_trace_needs_no_reading(self, qwen2: Any, tokenizer: Any) -> None:
+    def test_a_published_trace_needs_no_reading(self, qwen2: Any, tokenizer: Any) -> None:
         ids = encode(tokenizer, "Why? It is so because it has to be. So it is.")
         known = Trace.from_token_ids(tokenizer, ids, prompt_length=3, format="plain")
-        with Followed(qwen2) as followed, declare_trace(known):
+        with Followed(qwen2) as followed, publish(qwen2, known):
             cached(qwen2, known.tokens, [5, 2])
         check(followed.last, known)
         assert [len(place.step_starts) for place in followed.passes].count(1) == 1
@@ -270,8 +285,8 @@ class TestPasses:
         storages: set[int] = set()
         write = LabelBuffer.write
 
-        def counted(buffer: LabelBuffer, rows: Any, first: int) -> None:
-            write(buffer, rows, first)
+        def counted(buffer: LabelBuffer, rows: Any, first: int, stop: int) -> None:
+            write(buffer, rows, first, stop)
             copied.append(buffer.segment.shape[1] - first)
             storages.add(buffer.segment.data_ptr())
 

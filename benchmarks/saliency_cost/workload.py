@@ -99,7 +99,8 @@ def make_trace(tokens: int, vocabulary: int) -> Any:
         ),
         prompt_length=spans.question[1],
         ended=False,
-        format_name="plain",
+        closed=spans.summary[0] < spans.summary[1],
+        read_as={"name": "plain"},
     )
 
 

@@ -29,9 +29,9 @@ from torch.cuda import is_available as has_cuda
 from tqdm.auto import tqdm
 
 from stepflow_tl.chat import prompt_token_ids
-from stepflow_tl.formats import resolve_format
+from stepflow_tl.context import context_length
+from stepflow_tl.formats import AUTO, named_format
 from stepflow_tl.generation import generate
-from stepflow_tl.huggingface import huggingface_model, text_config
 from stepflow_tl.integrations.settings import (
     SettingError,
     decoding_of,
@@ -107,7 +107,7 @@ class StepFlowLM(TemplateLM):  # type: ignore[misc]
             smi_window: SMI's window: a number of tokens, or ``step``.
             format: How the model writes its reasoning.
             think_end_token: Graded is what follows the last of it, as a text or a token id;
-                ``auto`` for the format's own delimiter, ``none`` to grade the thinking, too.
+                ``auto`` for what follows the thinking, ``none`` to grade the thinking, too.
             chat_template_args: What else the chat template takes.
             enable_thinking: The same, by the name that Qwen3's template has for it.
             dtype: Precision of the weights: float32 (default), bfloat16, float16, or ``auto`` for
@@ -116,7 +116,7 @@ class StepFlowLM(TemplateLM):  # type: ignore[misc]
             device_map: How to spread it over devices.
             revision: Of the checkpoint.
             trust_remote_code: Let the checkpoint bring code of its own.
-            batch_size: Responses decoded together. Changes no result.
+            batch_size: Responses decoded together. See `stepflow_tl.generate`.
             max_length: Longest prompt and response together; None for what the model was made for.
             max_gen_toks: Longest response, where a task has no limit of its own.
             seed: Of sampling; None for the harness's ``--seed``.
@@ -158,12 +158,12 @@ class StepFlowLM(TemplateLM):  # type: ignore[misc]
             pretrained, device=device, dtype=precision(dtype, pretrained, revision), **boot
         )
         self.tokenizer = tokenizer_of(self._model)
-        self._form = resolve_format(format, self.tokenizer)
+        self._format = format
+        named_format(format)
         self._think_end = self._delimiter(think_end_token)
         self._specials = [str(t) for t in self.tokenizer.added_tokens_decoder.values() if t.special]
-        self._max_length = (
-            self._context() if max_length is None else plain_number("max_length", max_length)
-        )
+        longest = context_length(self._model)
+        self._max_length = longest if max_length is None else plain_number("max_length", max_length)
         self._device = next(self._model.parameters()).device
         self.runs: list[Run] = []
         self.traces = 0
@@ -185,7 +185,7 @@ class StepFlowLM(TemplateLM):  # type: ignore[misc]
         wanted = {key: self._decoding(requests, members) for key, members in groups.items()}
         answers: dict[int, str] = {}
         with (
-            self.flow.attach(self._model, format=self._form) as run,
+            self.flow.attach(self._model, format=self._format) as run,
             tqdm(total=len(requests), desc="Under StepFlow", disable=disable_tqdm) as bar,
         ):
             self.runs.append(run)
@@ -239,7 +239,7 @@ class StepFlowLM(TemplateLM):  # type: ignore[misc]
                     samples=count,
                     seed=torch.initial_seed() if self._seed is None else self._seed,
                     batch_size=self.batch_size,
-                    format=self._form,
+                    format=self._format,
                     chat=False,
                     **decoding,
                 )
@@ -254,10 +254,12 @@ class StepFlowLM(TemplateLM):  # type: ignore[misc]
     def _graded(self, trace: Trace, stop: Sequence[str]) -> str:
         """The part of a response that a task's filters see, as the harness's own models cut it."""
         self.traces += 1
-        close = self._form.summary_open
-        if close is not None and len(trace.thinking) and close not in trace.response:
-            self.unclosed += 1
-        text = str(postprocess_generated_text(trace.response, list(stop), self._think_end))
+        self.unclosed += trace.unclosed
+        if self._think_end == AUTO:
+            text, end = trace.parts.answer if trace.closed else trace.response, None
+        else:
+            text, end = trace.response, self._think_end
+        text = str(postprocess_generated_text(text, list(stop), end))
         for special in self._specials:
             text = text.replace(special, "")
         return text
@@ -333,7 +335,7 @@ class StepFlowLM(TemplateLM):  # type: ignore[misc]
             "stepflow": {
                 "version": __version__,
                 "model": model_name(self._model),
-                "format": self._form.name,
+                "format": self._format,
                 "interventions": to_spec(self.flow),
                 "responses": self.traces,
                 "unclosed": self.unclosed,
@@ -344,19 +346,13 @@ class StepFlowLM(TemplateLM):  # type: ignore[misc]
 
     def _delimiter(self, given: str | int | None) -> str | None:
         """The text after which a response is graded; None to grade all of it."""
-        if given == "auto":
-            return self._form.summary_open
+        if given == AUTO:
+            return AUTO  # what follows the thinking, as the reader of the response finds it
         if given is None or str(given).lower() == "none":
             return None
         if isinstance(given, int) or given.isdigit():
             return str(self.tokenizer.decode([int(given)], skip_special_tokens=False))
         return given
-
-    def _context(self) -> int | None:
-        """Positions that the model was made for, where its configuration says."""
-        config = text_config(huggingface_model(self._model))
-        positions = getattr(config, "max_position_embeddings", None)
-        return None if positions is None else int(positions)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from stepflow_tl.interventions.ledger import Ledger
+from stepflow_tl.interventions.ledger import COLUMNS, Ledger
 from stepflow_tl.layers import LayerSpec, check_layer_spec
 from stepflow_tl.tracking import Tracker
 
@@ -28,17 +28,25 @@ class Intervention(ABC):
 
     Attributes:
         layers: The layers it works on; see `stepflow_tl.layers.LayerSpec`.
+        columns: Of the class: the columns of the ledger that it reports.
     """
 
     layers: LayerSpec
+
+    columns: ClassVar[tuple[str, ...]] = COLUMNS
 
     def __post_init__(self) -> None:
         """Check what can be checked without a model.
 
         Raises:
-            ValueError: `layers` names nothing.
+            ValueError: `layers` names nothing, or `fired` none of its columns.
         """
         check_layer_spec(self.layers)
+        if self.fired not in self.columns:
+            raise ValueError(
+                f"{self.name}: expected fired to be one of its columns {list(self.columns)}, got "
+                f"{self.fired!r}"
+            )
         if isinstance(self.layers, list):
             object.__setattr__(self, "layers", tuple(self.layers))  # so that it can be hashed
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -121,6 +121,14 @@ class OddsEqualBridge(Intervention):
             sink that hides lock-in.
         infeasible: What to do where the target exceeds p(S) + p(B).
     """
+
+    columns: ClassVar[tuple[str, ...]] = (
+        "rows_seen",
+        "rows_changed",
+        "rows_infeasible",
+        "bridge_mass_before",
+        "bridge_mass_after",
+    )
 
     tau_max: float = 0.15
     layers: LayerSpec = "shallow"

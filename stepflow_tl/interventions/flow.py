@@ -179,10 +179,10 @@ class StepFlow:
             InterventionWarning: On leaving, for each intervention that never fired.
         """
         plain = is_huggingface(model)
-        if plain and tokenizer is None:
+        if plain and tokenizer is None and getattr(model, "tokenizer", None) is None:
             raise ModelError(
-                f"expected tokenizer=... beside a plain Hugging Face model, which has none of its "
-                f"own, got None with {type(model).__name__}"
+                f"expected tokenizer=... beside a plain Hugging Face model, or model.tokenizer "
+                f"set, got neither with {type(model).__name__}"
             )
         ledger = Ledger()
         tracker = Tracker(model, format=format, prompt_length=prompt_length, tokenizer=tokenizer)
@@ -212,7 +212,7 @@ class StepFlow:
             item = self.interventions[number]
             layers = resolve_layers(item.layers, n_layers(model))
             for layer in layers:
-                ledger.open(name, layer)
+                ledger.open(name, layer, item.columns)
             if not item.is_neutral:
                 others = partial(self._without(number)._hooks, model, ledger=Ledger())
                 hooks += item.hooks(model, layers, tracker, ledger, name, others)

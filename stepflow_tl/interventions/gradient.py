@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,7 @@ from stepflow_tl.interventions.rerun import RowAgain
 from stepflow_tl.layers import LayerSpec
 from stepflow_tl.models import hook_name
 from stepflow_tl.precision import wide
-from stepflow_tl.sequences import THINKING, StepStart, places
+from stepflow_tl.rows import THINKING, StepStart, places
 from stepflow_tl.tracking import Tracker
 
 
@@ -54,6 +54,13 @@ class GradientMomentum(Intervention):
         layers: Default: the top quarter.
         steps: Number of closed steps that the average goes back (the digest: three).
     """
+
+    columns: ClassVar[tuple[str, ...]] = (
+        "injections",
+        "injection_norm",
+        "extra_forwards",
+        "extra_tokens",
+    )
 
     step_size: float = 0.02
     layers: LayerSpec = "deep"

@@ -244,13 +244,14 @@ def _own_attention(model: Any) -> AttentionFunction:
         )
     if has_attention_function(model):
         raise ModelError(
-            f"another attention function of stepflow_tl is at work inside this {kind}: attach once "
-            "to a plain Hugging Face model, with all interventions in one StepFlow"
+            f"another attention function of stepflow_tl is at work inside this {kind}: expected a "
+            "plain Hugging Face model to be attached to once, all interventions in one StepFlow"
         )
     attention = attention_module(layers[0])
     if not any(child is attention for child in layers[0].children()):
         raise ModelError(
-            f"this {kind} is inside a TransformerBridge: attach to the bridge, or load it anew"
+            f"this {kind} is inside a TransformerBridge: attach to the bridge, or load it anew; "
+            "got layers whose attention the bridge has replaced"
         )
     name = text_config(model)._attn_implementation
     if name not in _IMPLEMENTATIONS:

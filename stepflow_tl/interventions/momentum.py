@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from stepflow_tl.interventions.base import Hook, Intervention
 from stepflow_tl.interventions.ledger import Ledger
 from stepflow_tl.layers import LayerSpec
 from stepflow_tl.models import heads_to_residual, hook_name
-from stepflow_tl.sequences import THINKING, StepStart, places
+from stepflow_tl.rows import THINKING, StepStart, places
 from stepflow_tl.tracking import Tracker
 
 Boundaries = Literal["thinking", "all"]
@@ -37,6 +37,8 @@ class StepMomentum(Intervention):
         boundaries: "thinking": between steps of the thinking; "all": also from the thinking to
             the summary and between steps of the summary.
     """
+
+    columns: ClassVar[tuple[str, ...]] = ("injections", "injection_norm")
 
     alpha: float = 0.06
     layers: LayerSpec = "deep"

@@ -21,7 +21,7 @@ from stepflow_tl.models import (
     run_cached,
 )
 from stepflow_tl.precision import wide
-from stepflow_tl.sequences import THINKING, Row
+from stepflow_tl.rows import THINKING, Row
 from stepflow_tl.tracking import Replay
 from stepflow_tl.weights import let_gradients_through
 
@@ -74,8 +74,8 @@ def _units(average: Float[Tensor, "layer d_model"], start: int) -> Float[Tensor,
     """Direction of G at each layer; zero where G is."""
     if not average.isfinite().all():
         raise FloatingPointError(
-            f"the gradient of the step at position {start} is NaN or infinite; check the weights, "
-            "or try a wider dtype"
+            f"expected numbers, but the gradient of the step at position {start} is NaN or "
+            "infinite; check the weights, or try a wider dtype"
         )
     length = average.norm(dim=-1, keepdim=True)
     return torch.where(length > 0, average / length, 0.0)

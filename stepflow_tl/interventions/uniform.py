@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,7 +13,7 @@ from stepflow_tl.interventions.base import Hook, Intervention
 from stepflow_tl.interventions.ledger import Ledger
 from stepflow_tl.layers import LayerSpec
 from stepflow_tl.models import hook_name
-from stepflow_tl.sequences import THINKING
+from stepflow_tl.rows import THINKING
 from stepflow_tl.tracking import Tracker
 
 _LEAST = 1e-30  # below this a key counts as having no probability
@@ -96,6 +96,13 @@ class UniformPriorBridge(Intervention):
             names no value; the default is ours.
         layers: Default: the first 15% (the digest), at least one layer.
     """
+
+    columns: ClassVar[tuple[str, ...]] = (
+        "rows_seen",
+        "rows_changed",
+        "entropy_before",
+        "entropy_after",
+    )
 
     strength: float = 0.1
     layers: LayerSpec = 0.15

@@ -28,6 +28,7 @@ from stepflow_tl.plots.style import (
     INK,
     STYLE,
     literal,
+    literal_lines,
     percent,
     signed,
     wrapped,
@@ -118,7 +119,7 @@ def figure_arms(
         axes[-1, 0].set_xlabel("difference to the baseline (percentage points, 95% interval)")
         significance_key(figure)
         if title:
-            figure.suptitle(literal(title), fontsize=12)
+            figure.suptitle(literal_lines(title), fontsize=12)
     return figure
 
 
@@ -219,5 +220,7 @@ def _draw_published(ax: Axes, published: pd.DataFrame, marked: str) -> None:
     _rows(ax, [wrapped(f"{label}: {benchmark}, {model}", 44) for label, benchmark, model in named])
     _beside(ax, 64, "", [signed(value) for value in values])
     ax.tick_params(axis="y", labelcolor=BASELINE_COLOUR, labelsize=9)
-    ax.set_title(marked, fontsize=9, color=BASELINE_COLOUR, loc="left", style="italic")
+    ax.set_title(
+        literal_lines(marked), fontsize=9, color=BASELINE_COLOUR, loc="left", style="italic"
+    )
     draw_zero(ax, sideways=True)

@@ -17,13 +17,14 @@ from matplotlib.patches import Arc, Patch, Rectangle
 from torch import Tensor
 
 from stepflow_tl.layers import Band
-from stepflow_tl.plots.style import STYLE
+from stepflow_tl.plots.style import STYLE, literal_lines
 from stepflow_tl.saliency.maps import StepMap
 from stepflow_tl.trace import Segment, Step, Trace
 
 SEGMENT_COLOURS = {"question": "#3b6fb6", "thinking": "#e08a2e", "summary": "#3f9b5a"}
 COLOUR_MAP = "magma_r"
 _GAMMA = 0.5  # colour follows the square root, so that faint flow stays visible
+_KIND_CHARACTERS = 18
 
 
 def plot_step_map(
@@ -48,8 +49,8 @@ def plot_step_map(
     norm = PowerNorm(_GAMMA, vmin=0.0, vmax=vmax or _top(scores))
     _draw_lower_triangle(ax, scores, norm)
     _mark_segments(ax, step_map.steps, len(step_map.steps))
-    _number_steps(ax, len(step_map.steps))
-    ax.set(title=title, xlabel="key step (source)", ylabel="query step (reader)")
+    _number_steps(ax, step_map.steps)
+    ax.set(title=literal_lines(title), xlabel="key step (source)", ylabel="query step (reader)")
     if colorbar:
         _colour_scale(ax, norm, saliency_label(step_map))
     return ax
@@ -82,7 +83,7 @@ def plot_token_map(
     for step in trace.steps:
         corner = (step.start - 0.5, step.start - 0.5)
         ax.add_patch(Rectangle(corner, len(step), len(step), fill=False, lw=0.5, ec="#5577aa"))
-    ax.set(title=title, xlabel="key token", ylabel="query token")
+    ax.set(title=literal_lines(title), xlabel="key token", ylabel="query token")
     if colorbar:
         _colour_scale(ax, norm, "share of the reader's saliency")
     return ax
@@ -130,8 +131,14 @@ def plot_step_flow(
             )
     colours = [SEGMENT_COLOURS[step.segment] for step in step_map.steps]
     ax.scatter(range(count), np.zeros(count), c=colours, s=28, zorder=3)
-    _number_steps(ax, count, x_only=True)
-    ax.set(title=title, xlim=(-0.7, count - 0.3), ylim=(-0.06, 0.98), yticks=[], xlabel="step")
+    _number_steps(ax, step_map.steps, x_only=True)
+    ax.set(
+        title=literal_lines(title),
+        xlim=(-0.7, count - 0.3),
+        ylim=(-0.06, 0.98),
+        yticks=[],
+        xlabel="step",
+    )
     ax.spines["left"].set_visible(False)
     return ax
 
@@ -248,12 +255,15 @@ def _mark_segments(ax: Axes, spans: Sequence[Step | Segment], count: int) -> Non
         side.set_visible(False)
 
 
-def _number_steps(ax: Axes, count: int, *, x_only: bool = False) -> None:
-    every = max(1, -(-count // 16))
-    ticks = list(range(0, count, every))
+def _number_steps(ax: Axes, steps: Sequence[Step], *, x_only: bool = False) -> None:
+    """Number the steps, those that read with their kind, where labels say it."""
+    every = max(1, -(-len(steps) // 16))
+    ticks = list(range(0, len(steps), every))
     ax.set_xticks(ticks)
     if not x_only:
-        ax.set_yticks(ticks)
+        kinds = [str(steps[i].labels.get("kind", ""))[:_KIND_CHARACTERS] for i in ticks]
+        names = [f"{kind} {i}".strip() for kind, i in zip(kinds, ticks, strict=True)]
+        ax.set_yticks(ticks, [literal_lines(name) for name in names])
 
 
 def _colour_scale(ax: Axes, norm: PowerNorm, label: str) -> None:

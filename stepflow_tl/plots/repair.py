@@ -30,7 +30,7 @@ from stepflow_tl.plots.style import (
     INK,
     OUTCOME_COLOURS,
     STYLE,
-    literal,
+    literal_lines,
     wrapped,
 )
 
@@ -188,8 +188,7 @@ def figure_repair_effect(
             _draw_change(left, before_after[before_after["figure"] == key])
             _draw_strip(right, scatter[scatter["figure"] == key])
             left.set_ylabel("change (after − before)")
-            title = "\n".join(literal(line) for line in CURVES.get(key, str(key)).split("\n"))
-            left.set_title(title, loc="left", fontsize=10)
+            left.set_title(literal_lines(CURVES.get(key, key)), loc="left", fontsize=10)
             right.set_title(
                 wrapped((association or {}).get(key, ""), 60, lines=2), loc="left", fontsize=9
             )

@@ -84,6 +84,11 @@ def literal(text: object) -> str:
     return shown.replace("$", r"\$")
 
 
+def literal_lines(text: object) -> str:
+    """Literal text that keeps its line breaks, as a title may have some."""
+    return "\n".join(literal(line) for line in str(text).splitlines())
+
+
 def wrapped(text: object, width: int = 38, *, lines: int = 3) -> str:
     """Literal text, broken into lines, first of all before a ``+``; what is too long is cut."""
     rows: list[str] = []

@@ -9,6 +9,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from stepflow_tl.answers import ResponseParts
+from stepflow_tl.formats import THINK
+from stepflow_tl.reading import read_response
 from stepflow_tl.reasoner.sentences import (
     CONNECTIVES,
     FIRST_OPENERS,
@@ -76,34 +79,33 @@ class Verdict:
     error_step: int | None
 
 
-def grade(problem: Problem, response_text: str) -> Verdict:
-    """Check a response step by step against the problem, reading the last box as its answer.
+def grade(problem: Problem, response: str | ResponseParts) -> Verdict:
+    """Check a response step by step against the problem, the last box of its answer being it.
 
     Args:
         problem: The problem that was asked.
-        response_text: Whatever the model wrote after the prompt.
+        response: Whatever the model wrote after the prompt, or its thinking and answer.
     """
-    boxes = _BOX.findall(response_text)
+    parts = read_response(response, THINK) if isinstance(response, str) else response
+    boxes = _BOX.findall(parts.graded)
     answer = boxes[-1].strip() if boxes else None
-    kind, step = _first_error(problem, response_text)
+    kind, step = _first_error(problem, parts)
     return Verdict(
         correct=answer == str(problem.answer), answer=answer, first_error=kind, error_step=step
     )
 
 
-def _first_error(problem: Problem, response_text: str) -> tuple[ErrorKind | None, int | None]:
-    thinking, closed, summary = response_text.partition("</think>")
-    thinking = thinking.replace("<think>", "").strip()
-    sentences = [part for part in _STEP_END.split(thinking) if part]
+def _first_error(problem: Problem, parts: ResponseParts) -> tuple[ErrorKind | None, int | None]:
+    sentences = [part for part in _STEP_END.split(parts.thinking) if part]
     for index, sentence in enumerate(sentences):
         kind = _step_error(problem, index, sentence)
         if kind is not None:
             return kind, index
-    if not closed:
+    if not parts.closed:
         return "unfinished", len(sentences)
     if len(sentences) < len(problem.solution):
         return "stopped_early", len(sentences)
-    if summary.replace("<|end_of_sentence|>", "").strip() != problem.summary:
+    if parts.answer.strip() != problem.summary:
         return "wrong_summary", None
     return None, None
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stepflow_tl.context import context_length
 from stepflow_tl.layers import LayerSpec, resolve_layers
 from stepflow_tl.memory import enough_memory
 from stepflow_tl.models import input_device, model_name, n_heads, n_layers
@@ -118,6 +119,7 @@ def step_saliency(
         check_choice(name, value, choices)
     if not trace.steps:
         raise ValueError(f"step_saliency needs at least one step, got {trace!r}")
+    _refuse_too_long(model, trace)
     wanted = resolve_layers(layers, n_layers(model))
     made: dict[str, Any] = {"rule": rule}
     if rule == "jacobian":
@@ -189,6 +191,7 @@ def token_saliency(
     check_choice("rule", rule, TokenRule)
     check_choice("objective", objective, Objective)
     check_choice("backend", backend, Backend)
+    _refuse_too_long(model, trace)
     wanted = resolve_layers(layers, n_layers(model))
     how = plan(
         model,
@@ -237,12 +240,26 @@ def _refuse_token_settings(**settings: tuple[Any, Any]) -> None:
             )
 
 
+def _refuse_too_long(model: Any, trace: Trace) -> None:
+    """Refuse a trace that the model was not made for.
+
+    Raises:
+        StepMapError: It is longer than the model's context.
+    """
+    limit = context_length(model)
+    if limit is not None and len(trace) > limit:
+        raise StepMapError(
+            f"expected a trace within the {limit} positions of the model's context, got "
+            f"{len(trace)} tokens, a prompt of {trace.prompt_length} among them"
+        )
+
+
 def _finite(scores: Tensor, layer: int) -> Tensor:
     if not scores.isfinite().all():
         place = (~scores.isfinite()).nonzero()[0].tolist()
         raise NonFiniteError(
-            f"saliency at layer {layer} is NaN or infinite at {place} ([..., query, key]); check "
-            "the weights, or try a wider dtype"
+            f"expected numbers, but saliency at layer {layer} is NaN or infinite at {place} "
+            "([..., query, key]); check the weights, or try a wider dtype"
         )
     return scores
 

@@ -131,7 +131,7 @@ class ScoringAttention:
         changed = [name for name in _CHANGES_SCORES if options.get(name) is not None]
         if changed:
             raise NotImplementedError(
-                f"backend='fused' knows plain, windowed and sink attention, but "
+                "expected plain, windowed or sink attention for backend='fused', but "
                 f"{type(module).__name__} passes {changed}; use backend='hooks'"
             )
         kv, group = key.shape[1], query.shape[1] // key.shape[1]

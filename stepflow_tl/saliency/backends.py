@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-from weakref import WeakSet
 
-import torch
 from tqdm.auto import tqdm
 
 from stepflow_tl.huggingface import (
@@ -24,7 +22,6 @@ from stepflow_tl.huggingface import (
 from stepflow_tl.memory import enough_memory
 from stepflow_tl.models import (
     hooks_on,
-    input_device,
     model_name,
     n_heads,
     n_layers,
@@ -33,14 +30,10 @@ from stepflow_tl.models import (
 from stepflow_tl.saliency.attention import KeyValues
 from stepflow_tl.saliency.collect import Collector
 from stepflow_tl.saliency.finite import NonFiniteError, diagnosed, non_finite
-from stepflow_tl.saliency.fused import (
-    fused_logits,
-    fused_scores,
-    fused_states,
-    streamed_scores,
-)
+from stepflow_tl.saliency.fused import fused_scores, fused_states, streamed_scores
 from stepflow_tl.saliency.hooked import hooked_scores, own_tokens
 from stepflow_tl.saliency.maps import StepMapError
+from stepflow_tl.saliency.probe import difference
 from stepflow_tl.saliency.rules import Objective, TokenRule, gain_of, objective_weights
 from stepflow_tl.saliency.workfile import WorkFile, open_work_file
 from stepflow_tl.trace import Trace
@@ -52,14 +45,11 @@ Backend = Literal["auto", "hooks", "fused"]
 _FUSED_FROM = 1024  # tokens; the patterns of shorter traces fit in memory
 _FUSED_CHUNK = 512
 _PATTERNS_AT_ONCE = 1 << 27  # entries of the patterns of all layers and heads, for one chunk
-_PROBE = 8  # tokens on which the fused model's logits are compared with the model's own
-_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}  # of the largest logit; else 5e-2
 _SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 _OR_FUSED = " or backend='fused', which keeps no pattern"
 _LENGTH_DEPENDENT = ("dynamic", "longrope")  # rotary embeddings that change with the length
 
 _log = logging.getLogger(__name__)
-_checked: WeakSet[Any] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -128,7 +118,7 @@ def plan(
     streamed = _in_chunks(rule, objective)
     plain, long = is_huggingface(model), len(trace) >= _FUSED_FROM
     fused = backend == "fused" or (backend == "auto" and (plain or long))
-    reason = why_not_fused(model, streamed) if fused else None
+    reason = why_not_fused(model, trace, streamed) if fused else None
     if plain and (not fused or reason):
         raise ValueError(
             "expected a TransformerLens model for backend='hooks', got a plain "
@@ -272,12 +262,13 @@ def _made_of(
     }
 
 
-def why_not_fused(model: Any, streamed: bool) -> str | None:
+def why_not_fused(model: Any, trace: Trace, streamed: bool) -> str | None:
     """Why the fused backend cannot score a model; None where it can.
 
     Args:
         model: Any model.
-        streamed: Whether the trace would be run in chunks.
+        trace: The trace.
+        streamed: Whether it would be run in chunks.
     """
     original = huggingface_model(model)
     if original is None:
@@ -302,27 +293,8 @@ def why_not_fused(model: Any, streamed: bool) -> str | None:
         return f"not all layers of {name} are full or sliding attention (others: {sorted(kinds)})"
     if streamed and any(f"'{rope}'" in repr(_rope(config)) for rope in _LENGTH_DEPENDENT):
         return f"the rotary embedding of {name} changes with the length of what is run"
-    return _difference(model, original)
+    return difference(model, original, trace)
 
 
 def _rope(config: Any) -> Any:
     return getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
-
-
-def _difference(model: Any, original: Any) -> str | None:
-    """Compare logits of a few tokens with the model's own, once for each model."""
-    if original in _checked:
-        return None
-    tokens = torch.arange(min(_PROBE, int(text_config(original).vocab_size)))[None]
-    tokens = tokens.to(input_device(model))
-    try:
-        with torch.no_grad():
-            mine = fused_logits(model, tokens)
-            own = original(tokens).logits if is_huggingface(model) else model(tokens)
-    except Exception as error:
-        return f"its attention could not be run ({type(error).__name__}: {error})"
-    gap = (mine - own.to(mine.device)).abs().max() / own.abs().max().to(mine.device)
-    if float(gap) > _TOLERANCE.get(own.dtype, 5e-2):
-        return f"its logits of {_PROBE} tokens would differ from the model's own by {gap:.0e}"
-    _checked.add(original)
-    return None

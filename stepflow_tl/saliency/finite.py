@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from stepflow_tl.huggingface import decoder_layers, huggingface_model
 from stepflow_tl.models import hook_name, n_layers
 from stepflow_tl.precision import WIDER
+from stepflow_tl.rows import publish
 from stepflow_tl.saliency.maps import StepMapError
 from stepflow_tl.trace import Trace
-from stepflow_tl.tracking import declare_trace
 
 _EMBEDDING = -1
 
@@ -62,7 +62,7 @@ def diagnosed(
     """
     places = Places()
     try:
-        with torch.no_grad(), declare_trace(trace), _watched(model, places, inside):
+        with torch.no_grad(), publish(model, trace), _watched(model, places, inside):
             run()
     except RuntimeError as reason:  # no memory for another pass: the first error is enough
         said = f"the forward pass could not be looked at ({type(reason).__name__})"

@@ -24,6 +24,7 @@ from stepflow_tl.models import (
     score_softcap,
 )
 from stepflow_tl.precision import wide
+from stepflow_tl.rows import publish
 from stepflow_tl.saliency.collect import Collector
 from stepflow_tl.saliency.rules import (
     Objective,
@@ -34,7 +35,6 @@ from stepflow_tl.saliency.rules import (
     visible_keys,
 )
 from stepflow_tl.trace import Trace
-from stepflow_tl.tracking import declare_trace
 
 
 @dataclass
@@ -96,7 +96,7 @@ def hooked_scores(
         )
     cache = None
     with (
-        declare_trace(trace),
+        publish(model, trace),
         frozen(model),
         torch.inference_mode(False),
         torch.set_grad_enabled(needs_gradient),

@@ -28,11 +28,11 @@ from torch import Tensor
 
 from stepflow_tl.models import hook_name
 from stepflow_tl.precision import wide
+from stepflow_tl.rows import publish
 from stepflow_tl.saliency.hooked import frozen, own_tokens, start_graph
 from stepflow_tl.saliency.maps import StepMapError
 from stepflow_tl.saliency.rules import objective_weights
 from stepflow_tl.trace import Trace
-from stepflow_tl.tracking import declare_trace
 from stepflow_tl.weights import let_gradients_through
 
 
@@ -62,7 +62,7 @@ def jacobian_scores(
     hooks = [(hook_name("embed"), start_graph)]
     hooks += [(hook_name("resid_post", layer), keep(layer)) for layer in layers]
     with (
-        declare_trace(trace),
+        publish(model, trace),
         frozen(model),
         torch.inference_mode(False),
         torch.enable_grad(),

@@ -102,14 +102,20 @@ class StepMap:
         return replace(self, scores=self.scores.mean(1)) if self.per_head else self
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per layer (and head), query step and key step at or below the diagonal."""
+        """One row per layer (and head), query step and key step at or below the diagonal.
+
+        Labels of steps have columns of their own: ``query_kind``, ``key_kind`` and so on.
+        """
         columns = ["layer", "head"] if self.per_head else ["layer"]
         columns += ["query_step", "key_step"]
         indices = torch.ones_like(self.scores, dtype=torch.bool).tril().nonzero()
         table = pd.DataFrame(indices.numpy(), columns=columns)
         table["layer"] = [self.layers[i] for i in table["layer"]]
         for end in ("query", "key"):
-            table[f"{end}_segment"] = [self.steps[i].segment for i in table[f"{end}_step"]]
+            steps = [self.steps[i] for i in table[f"{end}_step"]]
+            table[f"{end}_segment"] = [step.segment for step in steps]
+            for name in dict.fromkeys(name for step in self.steps for name in step.labels):
+                table[f"{end}_{name}"] = [step.labels.get(name) for step in steps]
         table["score"] = self.scores[tuple(indices.T)].double().numpy()
         return table
 

@@ -80,7 +80,7 @@ class WorkFile:
         if differences:
             raise WorkFileError(
                 f"{self._path} is the work file of another run ({'; '.join(differences)}); "
-                "give another file, or remove it"
+                "expected one of this run: give another file, or remove it"
             )
 
     def close(self) -> None:

@@ -69,15 +69,19 @@ def batches_of(
     decoding: Decoding,
     identity: Mapping[str, Any],
     n_layers: int,
+    exact: bool = True,
 ) -> Iterator[Batch]:
     """The whole plan, in order: the same description gives the same batches every time.
 
     An arm whose answers do not depend on the seed has the first seed only. Two ways to name the
-    same layers give the same cells.
+    same layers give the same cells. Where the model is not `exact` (float32 or wider), rounding
+    depends on the batch size, and texts may: cells of another batch size are other cells.
     """
     for arm in arms:
         size = max(1, decoding.batch_size // arm.strategy.traces_per_answer)
         content = _content(arm, decoding, identity, n_layers)
+        if not exact:
+            content["batch_size"] = decoding.batch_size
         for seed in seeds if arm.strategy.draws(decoding) else seeds[:1]:
             cells = [
                 Cell(_hash(content, item, seed, task.content(item, seed)), item)
@@ -96,22 +100,14 @@ def decoding_spec(decoding: Decoding) -> dict[str, Any]:
     """JSON-able description of what decides a response: all but the batch size."""
     spec = asdict(decoding)
     del spec["batch_size"]
-    return spec | {"format": _format_spec(decoding.format)}
+    return spec | {"format": format_spec(decoding.format)}
 
 
-def _format_spec(form: str | Format) -> str | dict[str, Any]:
+def format_spec(form: str | Format) -> str | dict[str, Any]:
     """A format by its name where that says it all; else all that it is, cutters by their names."""
     if isinstance(form, str):
         return form
-    if FORMATS.get(form.name) == form:
-        return form.name
-    spec = asdict(form) | {"header_open": list(form.header_open)}
-    for name in ("thinking_cutter", "summary_cutter"):
-        cutter = spec[name]
-        if not isinstance(cutter, str):
-            kind = cutter if hasattr(cutter, "__qualname__") else type(cutter)
-            spec[name] = f"{kind.__module__}.{kind.__qualname__}"
-    return spec
+    return form.name if FORMATS.get(form.name) == form else form.describe()
 
 
 def _content(

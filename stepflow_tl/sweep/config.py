@@ -195,16 +195,13 @@ def _problems(settings: Mapping[str, Any]) -> Task:
 
 
 def _decoding(settings: Mapping[str, Any]) -> Decoding:
-    """A decoding; its format is a name, or a mapping with what `Format` takes; so its chat."""
+    """A decoding; its format is a name, or what `Format.describe` gives; so its chat."""
     chat = settings.get("chat")
     if isinstance(chat, Mapping):
         settings = {**settings, "chat": Chat(**chat)}
     form = settings.get("format")
     if isinstance(form, Mapping):
-        parts: dict[str, Any] = {
-            name: tuple(v) if isinstance(v, list) else v for name, v in form.items()
-        }
-        settings = {**settings, "format": Format(**parts)}
+        settings = {**settings, "format": Format.from_description(form)}
     try:
         return Decoding(**settings)
     except TypeError as error:

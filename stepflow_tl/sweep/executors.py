@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 from stepflow_tl.loading import load_model
-from stepflow_tl.models import model_name, n_layers, weights_hash
+from stepflow_tl.models import is_exact, model_name, n_layers, weights_hash
 from stepflow_tl.strategies import Decoding, Strategy
 from stepflow_tl.sweep.cells import Batch
 from stepflow_tl.sweep.work import Row, solve_batch
@@ -55,11 +55,13 @@ class Survey:
         model: Its name, for records.
         weights: Hash of its weights.
         n_layers: Its layers.
+        exact: Whether it computes in float32 or wider: cells of any batch size are the same.
     """
 
     model: str
     weights: str
     n_layers: int
+    exact: bool
 
     @classmethod
     def of(cls, model: Any, job: Job) -> Survey:
@@ -70,7 +72,7 @@ class Survey:
         """
         for strategy in job.strategies:
             strategy.check(job.decoding, model)
-        return cls(model_name(model), weights_hash(model), n_layers(model))
+        return cls(model_name(model), weights_hash(model), n_layers(model), is_exact(model))
 
 
 class Workers(Protocol):
@@ -271,7 +273,8 @@ class RayWorkers:
             return  # lost before it was given anything
         if found != weights:
             raise ValueError(
-                f"a worker's model has other weights ({found}) than the first worker's ({weights})"
+                f"expected one model everywhere, but a worker's has other weights ({found}) than "
+                f"the first worker's ({weights})"
             )
         self._load[worker] = 0
 

@@ -62,7 +62,10 @@ class Grid:
         distinct = _distinct(settings)
         if len(distinct) < len(settings):
             twice = sorted({setting.label for setting in settings} - {s.label for s in distinct})
-            raise ValueError(f"{twice} are the same settings as others of {list(flows)}")
+            raise ValueError(
+                f"expected distinct settings: {twice} are the same settings as others of "
+                f"{list(flows)}"
+            )
         return cls(distinct)
 
     def __mul__(self, other: Grid) -> Grid:
@@ -223,7 +226,10 @@ def _distinct(settings: Iterable[Setting]) -> tuple[Setting, ...]:
     labels: set[str] = set()
     for setting in by_flow.values():
         if setting.label in labels:
-            raise ValueError(f"two different settings are both called {setting.label!r}")
+            raise ValueError(
+                f"expected a name for each setting, but two different settings are both called "
+                f"{setting.label!r}"
+            )
         labels.add(setting.label)
     if not by_flow:
         raise ValueError("expected at least one setting, got none")

@@ -38,10 +38,13 @@ COLUMNS: dict[str, str] = {
     "prompt_length": "INTEGER NOT NULL",
     "identity": "TEXT NOT NULL",
     "reason": "TEXT",
+    "format": "TEXT",
+    "cut": "TEXT",
 }
 _BOOLEANS = ("correct", "tied", "ended")
-_FORMAT = "2"
-_OLDER = "1"  # had no reasons
+_FORMAT = "3"
+_ADDED = ("reason", "format", "cut")  # in formats 2 and 3: what older rows do not say
+_OLDER = ("1", "2")
 _PATIENCE = 200  # tries, 0.05 s apart
 _PARAMETERS = 900  # SQLite's own limit is higher; this holds everywhere
 
@@ -76,8 +79,8 @@ class Store:
                 self._lay_out(database)
             elif not {"cells", "facts", "plan"} <= tables:
                 raise StoreError(f"{self.path} is no sweep store")
-        if self.fact("format") == _OLDER:
-            self._add_reasons()
+        if self.fact("format") in _OLDER:
+            self._add_columns()
         found = self.fact("format")
         if found != _FORMAT:
             raise StoreError(f"expected a sweep store of format {_FORMAT}, {self.path} has {found}")
@@ -116,7 +119,8 @@ class Store:
         ]
         if differences and not mix:
             raise StoreError(
-                f"{self.path} holds results of something else ({'; '.join(differences)}); use "
+                f"expected a store of this sweep, but {self.path} holds results of something else "
+                f"({'; '.join(differences)}); use "
                 "another file, or mix=True to keep both side by side"
             )
 
@@ -153,12 +157,13 @@ class Store:
         (JSON; `stepflow_tl.sweep.settings_columns` spreads it); ``group``, ``problem``, ``seed``;
         ``correct``, ``answer``, ``error`` and ``error_step`` (its first error, where the task can
         tell), ``reason`` (why it was graded so); ``tied`` (a vote was), ``ended`` (False: cut at
-        max_new_tokens), ``steps`` of thinking; what it cost: ``tokens`` generated, over all
-        traces of the answer, ``forward_passes`` over one token (those of interventions with them;
-        a backward pass counts as two), ``seconds`` (its share of its batch's); ``fired``, the
-        interventions' actions per row of its batch; ``response``, untrusted text, and its trace:
-        ``token_ids`` (JSON), ``prompt_length``; ``identity``: of weights, version, decoding and
-        problem set.
+        max_new_tokens, or, where ``cut`` is "context", at the end of the model's context),
+        ``steps`` of thinking; what it cost: ``tokens`` generated, over all traces of the answer,
+        ``forward_passes`` over one token (those of interventions with them; a backward pass counts
+        as two), ``seconds`` (its share of its batch's); ``fired``, the interventions' actions per
+        row of its batch; ``response``, untrusted text, and its trace: ``token_ids`` (JSON),
+        ``prompt_length``, ``format`` (JSON: how it was read); ``identity``: of weights, version,
+        decoding and problem set.
         """
         names = ", ".join(f'"{name}"' for name in COLUMNS)
         query = f"SELECT {names} FROM cells"
@@ -200,13 +205,14 @@ class Store:
                 f"{self.path} is no sweep store, damaged, or cannot be used: {error}"
             ) from None
 
-    def _add_reasons(self) -> None:
+    def _add_columns(self) -> None:
         """Bring a store of the older format to this one; its rows stay as they are."""
         with self._connected() as database, database:
             database.execute("BEGIN IMMEDIATE")
             columns = {row[1] for row in database.execute("PRAGMA table_info(cells)")}
-            if "reason" not in columns:  # else another process was faster
-                database.execute("ALTER TABLE cells ADD COLUMN reason TEXT")
+            for name in _ADDED:
+                if name not in columns:  # else another process was faster
+                    database.execute(f'ALTER TABLE cells ADD COLUMN "{name}" TEXT')
             database.execute(
                 "UPDATE facts SET value = ? WHERE name = 'format'", (json.dumps(_FORMAT),)
             )

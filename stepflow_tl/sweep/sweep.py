@@ -171,7 +171,13 @@ class Sweep:
             identity = self._identity(survey)
             plan = list(
                 batches_of(
-                    self.arms, self.task, self.seeds, self.decoding, identity, survey.n_layers
+                    self.arms,
+                    self.task,
+                    self.seeds,
+                    self.decoding,
+                    identity,
+                    survey.n_layers,
+                    survey.exact,
                 )
             )
             cells = {cell.hash for batch in plan for cell in batch.cells}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from stepflow_tl.formats import Format
+from stepflow_tl.formats import AUTO, Format
 from stepflow_tl.interventions import InterventionWarning
 from stepflow_tl.strategies import Attempt, Decoding
 from stepflow_tl.sweep.cells import Batch, Cell
@@ -64,9 +64,23 @@ def identity_hash(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()[:8]
 
 
+def _format_of(row: pd.Series | Mapping[str, Any]) -> Format:
+    """How a row was read while decoding."""
+    said = row.get("format")
+    if not isinstance(said, str):
+        raise ValueError(
+            "expected a row that says in what format it was read, got one of an older store: pass "
+            "format= (such as Format(..., thinking_cutter='full_stop'), which cut its sentences)"
+        )
+    spec = dict(json.loads(said))
+    if spec.pop(AUTO, False):
+        spec["name"] = AUTO
+    return Format.from_description(spec)
+
+
 def _outcome(task: Task, cell: Cell, seed: int, attempt: Attempt, extra_forwards: float) -> Row:
-    response = attempt.trace.response
-    grade = task.grade(cell.item, response, seed)
+    trace = attempt.trace
+    grade = task.grade_parts(cell.item, trace.parts, trace.response, seed)
     return {
         "hash": cell.hash,
         "group": cell.item.group,
@@ -77,27 +91,35 @@ def _outcome(task: Task, cell: Cell, seed: int, attempt: Attempt, extra_forwards
         "error_step": grade.error_step,
         "reason": grade.reason,
         "tied": attempt.tied,
-        "ended": attempt.trace.ended,
-        "steps": len(attempt.trace.steps_in("thinking")),
+        "ended": trace.ended,
+        "cut": trace.metadata.get("cut"),
+        "steps": len(trace.steps_in("thinking")),
         "tokens": attempt.tokens,
         "forward_passes": attempt.tokens + extra_forwards,
         "seconds": attempt.seconds,
-        "response": response,
-        "token_ids": json.dumps(attempt.trace.token_ids.tolist()),
-        "prompt_length": attempt.trace.prompt_length,
+        "response": trace.response,
+        "token_ids": json.dumps(trace.token_ids.tolist()),
+        "prompt_length": trace.prompt_length,
+        "format": json.dumps(trace.read_as),
     }
 
 
 def trace_of(
-    model: Any, row: pd.Series | Mapping[str, Any], *, format: str | Format = "auto"
+    model: Any, row: pd.Series | Mapping[str, Any], *, format: str | Format | None = None
 ) -> Trace:
-    """The trace of a row, token by token: what Step-Saliency reads.
+    """The trace of a row, token by token and step by step: what Step-Saliency reads.
 
     Args:
         model: The model that the row was decoded with.
         row: A row of `Sweep.run` or `Store.to_dataframe`, such as ``rows.iloc[0]``.
-        format: The format that it was decoded with.
+        format: How to read it; None for as it was read while decoding.
+
+    Raises:
+        ValueError: It was cut by a caller's own cutter, or the row does not say how, and no
+            format is given.
     """
+    if format is None:
+        format = _format_of(row)
     return Trace.from_token_ids(
         model,
         json.loads(row["token_ids"]),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from stepflow_tl.formats import boxed_answer
+from stepflow_tl.answers import ResponseParts, boxed_answer
+from stepflow_tl.reading import read_response
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,25 @@ class Task(ABC):
     def describe(self) -> dict[str, Any]:
         """JSON-able settings that make the same task again, as a sweep's configuration has them."""
 
-    def read_answer(self, response: str) -> str | None:
-        """The answer that a response gives in a majority vote: its last box."""
-        return boxed_answer(response)
+    def grade_parts(self, item: Item, parts: ResponseParts, text: str, seed: int = 0) -> Grade:
+        """Grade a response whose thinking and answer are known, as those of a trace are.
+
+        Args:
+            item: What was asked.
+            parts: Thinking and answer, as the reader of its tokens found them.
+            text: The response as it was written, delimiters included.
+            seed: As in `ask`.
+        """
+        return self.grade(item, text, seed)
+
+    def read_answer(self, response: str | ResponseParts) -> str | None:
+        """The answer that a response gives in a majority vote: the last box of what is graded.
+
+        An empty box is none.
+        """
+        parts = read_response(response) if isinstance(response, str) else response
+        answer = boxed_answer(parts.graded)
+        return answer if answer and answer.strip() else None
 
     def same_answer(self, first: str, second: str) -> bool:
         """Whether two answers count as one in a majority vote."""

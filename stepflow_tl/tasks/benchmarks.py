@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
+from stepflow_tl.answers import ResponseParts
 from stepflow_tl.tasks import grading
 from stepflow_tl.tasks.base import Grade, Item, Task
 from stepflow_tl.tasks.code_tests import read_tests
@@ -170,8 +171,8 @@ class Benchmark(Task):
         elif self.kind == "code":
             grading.grade_code(_PROGRAM, grading.CodeTests(inputs=("",), outputs=("1",)))
 
-    def grade(self, item: Item, response: str, seed: int = 0) -> Grade:
-        """Grade a response to `ask(item, seed)`.
+    def grade(self, item: Item, response: str | ResponseParts, seed: int = 0) -> Grade:
+        """Grade a response to `ask(item, seed)`: its answer; its thinking where none follows it.
 
         Raises:
             BenchmarkError: It is code, and may not be run.
@@ -187,7 +188,11 @@ class Benchmark(Task):
         self._may_run()
         return grading.grade_code(response, self._tests(record))
 
-    def read_answer(self, response: str) -> str | None:
+    def grade_parts(self, item: Item, parts: ResponseParts, text: str, seed: int = 0) -> Grade:
+        """Grade a response whose thinking and answer are known."""
+        return self.grade(item, parts, seed)
+
+    def read_answer(self, response: str | ResponseParts) -> str | None:
         """The answer in a vote: the letter or number that is graded; else the last box."""
         if self.kind == "choice":
             return grading.grade_choice(response, "A", len(LETTERS)).answer

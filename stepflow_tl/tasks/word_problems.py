@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from stepflow_tl.answers import ResponseParts
 from stepflow_tl.reasoner import Problem, Reach, grade, make_problems
 from stepflow_tl.reasoner.world import LARGEST_DIFFICULTY
 from stepflow_tl.tasks.base import Grade, Item, Task
@@ -48,7 +49,11 @@ class _Worded(Task):
         """The problem of an item, with its solution and dependency graph."""
         return self._problems[item.question]
 
-    def grade(self, item: Item, response: str, seed: int = 0) -> Grade:
+    def grade_parts(self, item: Item, parts: ResponseParts, text: str, seed: int = 0) -> Grade:
+        """Check a response whose thinking and answer are known."""
+        return self.grade(item, parts, seed)
+
+    def grade(self, item: Item, response: str | ResponseParts, seed: int = 0) -> Grade:
         """Check a response step by step; its answer is the last box's content."""
         problem = self.problem(item)
         verdict = grade(problem, response)

@@ -20,7 +20,7 @@ from torch import Tensor
 from stepflow_tl.interventions import StepFlow
 from stepflow_tl.loading import load_model
 from stepflow_tl.models import attention_window
-from stepflow_tl.sequences import TrackingError
+from stepflow_tl.rows import TrackingError
 from stepflow_tl.trace import Trace
 
 
@@ -231,7 +231,7 @@ class TestLosingTheWay:
 
     def test_more_tokens_than_the_known_trace(self, model: Any, trace: Trace) -> None:
         longer = torch.cat([trace.tokens, trace.tokens], dim=1)
-        message = "made for a trace of 86 tokens, but the model was run on more"
+        message = "expected the hooks to run on the 86 tokens of the trace .* got more"
         with pytest.raises(TrackingError, match=message):
             model.run_with_hooks(longer, fwd_hooks=FLOW.fwd_hooks(model, trace))
         assert not any(hooks_of(model).values())

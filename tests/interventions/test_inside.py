@@ -10,13 +10,19 @@ import torch
 from flows import EXACT, FLOW, FLOWS, GM, MANY_AND_FEW, NEAR, OEB, SMI, UPB, close
 from helpers import Readings, load_tiny, teacher_forced
 from torch import Tensor
-from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, StaticCache
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertLMHeadModel,
+    DynamicCache,
+    StaticCache,
+)
 
 from stepflow_tl.chat import prompt_token_ids
 from stepflow_tl.generation import generate
 from stepflow_tl.interventions import StepFlow, inside
 from stepflow_tl.models import ModelError
-from stepflow_tl.sequences import TrackingError
+from stepflow_tl.rows import TrackingError
 from stepflow_tl.trace import Trace
 
 WINDOWS = {"sliding_window": 6, "use_sliding_window": True, "max_window_layers": 2}
@@ -371,8 +377,30 @@ class TestRefusals:
         assert (hook_count(model), model.config._attn_implementation) == before
 
     def test_no_tokenizer(self, plain: Any) -> None:
-        message = "expected tokenizer=... beside a plain Hugging Face model, which has none of its"
+        message = "expected tokenizer=... beside a plain Hugging Face model, or model.tokenizer"
         self.refused(plain, message)
+
+    def test_beam_search(self, plain: Any, tokenizer: Any, trace: Trace) -> None:
+        """Its rows change places in the cache, where no hook sees it."""
+        ids = trace.tokens[:, :40]
+        ask = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 6, "do_sample": False}
+        with (
+            pytest.raises(
+                TrackingError, match=r"rows are exchanged \(beam search\?\).*num_beams=1"
+            ),
+            FLOW.attach(plain, tokenizer=tokenizer),
+        ):
+            plain.generate(ids, num_beams=3, **ask)
+        assert plain.generate(ids, num_beams=3, **ask).shape[0] == 1
+
+    def test_no_guard_outlives_the_block(self, plain: Any, tokenizer: Any, trace: Trace) -> None:
+        cache = DynamicCache(config=plain.config)
+        with FLOW.attach(plain, tokenizer=tokenizer), torch.no_grad():
+            plain(trace.tokens.expand(2, -1), past_key_values=cache)
+            with pytest.raises(TrackingError, match="rows are exchanged"):
+                cache.batch_select_indices(torch.tensor([0]))
+        cache.batch_select_indices(torch.tensor([0]))
+        assert cache.layers[0].keys.shape[0] == 1
 
     def test_gradient_momentum(self, plain: Any, tokenizer: Any) -> None:
         message = (

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from stepflow_tl.interventions import Ledger
@@ -33,6 +34,37 @@ def test_what_nobody_reported_is_no_zero() -> None:
     assert math.isnan(table.loc["A", "bridge_mass_before"])
     assert math.isnan(table.loc["B", "entropy_before"])
     assert ledger.total("B", "entropy_before") == 0.0
+
+
+def test_a_misspelt_column_is_refused() -> None:
+    ledger = Ledger()
+    ledger.open("A", 0, ("rows_seen", "injections"))
+    message = r"A: expected a column.*one of \['rows_seen', 'injections'\], got 'rows_sen'"
+    for layer in (0, 1):
+        with pytest.raises(ValueError, match=message):
+            ledger.add("A", layer, injections=1, rows_sen=2)
+        assert ledger.total("A", "injections") == 0
+    with pytest.raises(ValueError, match="got 'rows_changed'"):
+        ledger.add("A", 0, rows_changed=1)
+    with pytest.raises(ValueError, match="B: expected a column.*got 'rows_sen'"):
+        ledger.add("B", 0, rows_sen=1)
+    for name in ("A", "C"):
+        with pytest.raises(ValueError, match=f"{name}: expected.*'rows_seen', .*got 'rows_sen'"):
+            ledger.total(name, "rows_sen")
+
+
+def test_a_column_of_ones_own_is_a_sum() -> None:
+    ledger = Ledger()
+    ledger.open("A", 0, ("rows_seen", "heads_cut"))
+    ledger.open("A", 1, ("rows_seen", "heads_cut"))
+    ledger.add("A", 1, rows_seen=2, heads_cut=torch.tensor(3))
+    ledger.add("A", 1, heads_cut=4)
+    ledger.add("B", 0, rows_seen=1)
+    assert ledger.total("A", "heads_cut") == 7
+    table = ledger.to_dataframe()
+    assert table.columns[-1] == "heads_cut"
+    assert table.heads_cut[:2].tolist() == [0, 7]
+    assert math.isnan(table.heads_cut[2])
 
 
 def test_an_empty_ledger_is_an_empty_table() -> None:

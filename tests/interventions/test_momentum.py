@@ -14,7 +14,7 @@ from torch import Tensor
 from stepflow_tl.interventions import StepFlow, StepMomentum
 from stepflow_tl.interventions.momentum import _RecentValues
 from stepflow_tl.models import heads_to_residual, hook_name
-from stepflow_tl.sequences import SUMMARY, THINKING, StepStart
+from stepflow_tl.rows import SUMMARY, THINKING, StepStart
 from stepflow_tl.trace import Trace
 
 

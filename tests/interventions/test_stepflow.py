@@ -5,12 +5,14 @@ import itertools
 import re
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from flows import EXACT, FLOW, FLOWS, NEAR, OEB, SMI, close
 from helpers import (
+    FULL_STOP,
     Golden,
     cached,
     hooks_of,
@@ -19,6 +21,7 @@ from helpers import (
 from torch import Tensor
 
 from stepflow_tl.interventions import (
+    Intervention,
     InterventionWarning,
     Ledger,
     OddsEqualBridge,
@@ -54,12 +57,14 @@ class TestGolden:
         prompt = golden.facts["prompt_ids"]
         ids = torch.tensor([prompt + golden.facts["response_ids"]])
         if decoding == "known trace":
-            trace = Trace.from_token_ids(model, ids, prompt_length=len(prompt))
+            trace = Trace.from_token_ids(
+                model, ids, prompt_length=len(prompt), format=FULL_STOP["harmony"]
+            )
             hooks = flow.fwd_hooks(model, trace)
             with torch.no_grad():
                 logits = model.run_with_hooks(ids, fwd_hooks=hooks)
         else:
-            with flow.attach(model, prompt_length=len(prompt)):
+            with flow.attach(model, prompt_length=len(prompt), format=FULL_STOP["harmony"]):
                 if decoding == "cached":
                     logits = cached(model, ids, [len(prompt)])
                 else:
@@ -74,7 +79,8 @@ class TestGolden:
         prompt = golden.facts["prompt_ids"]
         ids = torch.tensor([prompt + golden.facts["response_ids"]])
         flow = StepFlow(StepMomentum(layers=6))
-        with flow.attach(model, prompt_length=len(prompt)) as run:
+        reading = {"prompt_length": len(prompt), "format": FULL_STOP["harmony"]}
+        with flow.attach(model, **reading) as run:
             cached(model, ids, [len(prompt)])
         assert run.ledger.total("StepMomentum", "injections") == len(golden.facts["smi_windows"])
 
@@ -310,6 +316,29 @@ class TestLedger:
                 trace.tokens, fwd_hooks=FLOW.fwd_hooks(model, trace, ledger=ledger)
             )
         assert ledger.total("StepMomentum", "injections") == 9
+
+    def test_a_misspelt_column_is_named(self, model: Any, trace: Trace) -> None:
+        @dataclass(frozen=True, kw_only=True)
+        class Looking(Intervention):
+            layers: Any = 1
+            reports: str = "rows_seen"
+            fired: str = "rows_seen"
+            is_neutral = False
+
+            def layer_hooks(self, model: Any, layer: int, *run: Any) -> list[Any]:
+                _, ledger, name = run
+                report = {self.reports: 1}
+                return [(hook_name("z", layer), lambda z, hook: ledger.add(name, layer, **report))]
+
+        with StepFlow(Looking()).attach(model) as run:
+            teacher_forced(model, trace.tokens)
+        assert run.ledger.total("Looking", "rows_seen") == 1
+        message = r"Looking: expected.*'rows_seen', .*got 'rows_sen'"
+        misspelt = StepFlow(Looking(reports="rows_sen"))
+        with pytest.raises(ValueError, match=message), misspelt.attach(model):
+            teacher_forced(model, trace.tokens)
+        with pytest.raises(ValueError, match="Looking: expected fired to be one of.*got 'rows'"):
+            Looking(fired="rows")
 
     def test_what_never_fired_has_a_line(self, qwen2: Any) -> None:
         with StepFlow(StepMomentum(layers="all")).attach(qwen2) as run:

@@ -1,5 +1,5 @@
 import pytest
-from pictures import is_drawn
+from pictures import is_drawn, texts
 
 from stepflow_tl import compare_groups, diagnose, step_saliency, token_saliency
 from stepflow_tl.plots import (
@@ -11,6 +11,8 @@ from stepflow_tl.plots import (
     plot_token_map,
     save_figure,
 )
+
+PRICED = "costs $5 and $6 \\frac{"
 
 
 @pytest.fixture
@@ -68,3 +70,30 @@ def test_a_trace_of_one_step_can_be_drawn(qwen2, tokenizer):
     trace = Trace.from_token_ids(tokenizer, ids, prompt_length=len(ids), format="plain")
     assert len(trace.steps) == 1
     assert is_drawn(figure_step_flow({"one": step_saliency(qwen2, trace)}))
+
+
+def written(figure):
+    """What stands in a figure, as a reader sees it."""
+    drawn = [text._preprocess_math(text.get_text()) for text in texts(figure)]
+    assert not any(is_math for _, is_math in drawn)
+    return [line for text, _ in drawn for line in text.split("\n")]
+
+
+@pytest.mark.parametrize("title", [PRICED, f"step 3:\n{PRICED}", "a $x$ b", "$\\alpha"])
+def test_a_steps_text_is_drawn_as_it_stands(qwen2, trace, step_map, title):
+    scores = token_saliency(qwen2, trace).mean(0)
+    for ax in (
+        step_map.plot(title=title),
+        plot_token_map(scores, trace, title=title),
+        plot_step_flow(step_map, title=title),
+    ):
+        assert is_drawn(ax.get_figure())
+        assert set(title.split("\n")) <= set(written(ax.get_figure()))
+
+
+def test_names_of_examples_are_drawn_as_they_stand(qwen2, trace, step_map):
+    scores = token_saliency(qwen2, trace).mean(0)
+    lines = written(figure_token_and_step_maps({PRICED: (scores, trace, step_map)}))
+    assert {f"{PRICED}: tokens", f"{PRICED}: steps"} <= set(lines)
+    lines = written(figure_step_flow({PRICED: step_map}))
+    assert any(line.startswith(f"{PRICED}, shallow layers") for line in lines)

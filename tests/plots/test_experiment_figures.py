@@ -82,6 +82,13 @@ def test_published_numbers_stand_apart():
         plots.figure_arms(tables.comparison(), published=pd.DataFrame())
 
 
+def test_titles_are_text_and_never_markup():
+    given = {"title": "costs $5\nand $6 \\frac{", "published_as": "$\\alpha$, not ours"}
+    figure = plots.figure_arms(tables.comparison(), published=tables.published(), **given)
+    drawn = [text._preprocess_math(text.get_text()) for text in texts(figure)]
+    assert {(title, False) for title in given.values()} <= set(drawn)
+
+
 def test_arms_are_those_of_all_groups_filled_where_significant():
     figure = plots.figure_arms(tables.comparison())
     shown = [text.get_text() for text in texts(figure)]

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from stepflow_tl.huggingface import decoder_layers
 from stepflow_tl.interventions import StepFlow
 from stepflow_tl.models import hook_name
-from stepflow_tl.saliency import attention, step_saliency, token_saliency
+from stepflow_tl.saliency import attention, probe, step_saliency, token_saliency
 from stepflow_tl.trace import Trace
 
 TEXT = (
@@ -365,16 +365,55 @@ class TestChoosing:
         with pytest.raises(ValueError, match=r"in training mode; call model\.eval\(\)"):
             step_saliency(plain_model("qwen3", tokenizer).train(), short)
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_a_model_that_would_differ_is_refused(
-        self, tiny_folder: Callable[..., Any], short: Trace, monkeypatch: pytest.MonkeyPatch
+        self,
+        tiny_folder: Callable[..., Any],
+        short: Trace,
+        monkeypatch: pytest.MonkeyPatch,
+        dtype: torch.dtype,
     ) -> None:
-        model = load_tiny(tiny_folder("llama"))
+        model = load_tiny(tiny_folder("llama"), dtype)
         head = model.original_model.get_output_embeddings()
         monkeypatch.setattr(
             model.original_model, "get_output_embeddings", lambda: lambda x: 0.5 * head(x)
         )
         with pytest.raises(ValueError, match="logits of 8 tokens would differ.*5e-01"):
             step_saliency(model, short, backend="fused")
+
+    def test_logits_that_would_be_nan_are_refused(
+        self, tiny_folder: Callable[..., Any], short: Trace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = load_tiny(tiny_folder("llama"))
+        head = model.original_model.get_output_embeddings()
+        monkeypatch.setattr(
+            model.original_model, "get_output_embeddings", lambda: lambda x: torch.nan * head(x)
+        )
+        with pytest.raises(ValueError, match="logits of 8 tokens would be NaN.*model's own are"):
+            step_saliency(model, short, backend="fused")
+
+    def test_rounding_is_no_difference(self, tokenizer: Any, short: Trace) -> None:
+        """In bfloat16, tokens that were never trained may attend by rounding alone."""
+        model = _untrained_first_tokens(tokenizer).to(torch.bfloat16)
+        untrained = Trace.from_token_ids(tokenizer, range(8), prompt_length=4, strict=False)
+        with pytest.raises(ValueError, match="logits of 8 tokens would differ"):
+            step_saliency(model, untrained)
+        assert min(short.token_ids) >= 8
+        assert step_saliency(model, short).scores.isfinite().all()
+
+    @pytest.mark.parametrize(("share", "alike"), [(0.01, True), (0.06, True), (0.3, False)])
+    def test_a_gap_within_the_models_own_rounding(
+        self,
+        tokenizer: Any,
+        short: Trace,
+        monkeypatch: pytest.MonkeyPatch,
+        share: float,
+        alike: bool,
+    ) -> None:
+        model = plain_model("qwen3", tokenizer).to(torch.bfloat16)
+        fused = probe.fused_logits
+        monkeypatch.setattr(probe, "fused_logits", lambda *args: (1 + share) * fused(*args))
+        assert (probe.difference(model, model, short) is None) == alike
 
     def test_a_hooked_transformer_is_refused(self, tiny: Callable[..., Any], short: Trace) -> None:
         pytest.importorskip("transformer_lens.HookedTransformer")
@@ -406,6 +445,32 @@ class TestChoosing:
         trace = Trace.from_token_ids(tokenizer, [40], strict=False)
         with pytest.raises(ValueError, match="expected >= 2 tokens, got 1|at least one step"):
             step_saliency(qwen2, trace, backend="fused")
+
+
+def _untrained_first_tokens(tokenizer: Any) -> Any:
+    """A Llama that keeps a direction apart for eight tokens, which its keys all but agree in."""
+    model = plain_model("llama", tokenizer, initializer_range=0.15)
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        odd = torch.nn.functional.normalize(torch.randn(32, generator=random), dim=0)
+
+        def deaf(weight: Tensor) -> None:
+            weight -= (weight @ odd)[:, None] * odd
+
+        tokens = model.get_input_embeddings().weight.normal_(generator=random)
+        deaf(tokens)
+        tokens[:8] = 10 * odd + 0.3 * torch.randn(8, 32, generator=random)
+        deaf(model.lm_head.weight)
+        for layer in model.model.layers:
+            block = layer.self_attn
+            for projection in (block.q_proj, block.k_proj, block.v_proj):
+                deaf(projection.weight)
+            for projection in (block.q_proj, block.k_proj):
+                projection.weight[3::4] += 8 * odd  # where rotary positions turn least
+            block.v_proj.weight *= 5
+            for writer in (block.o_proj, layer.mlp.down_proj):
+                writer.weight -= odd[:, None] * (odd @ writer.weight)
+    return model
 
 
 def model_hooks(model: Any, *hooks: tuple[str, Any]) -> Any:
@@ -472,9 +537,13 @@ class TestTheModelIsLeftAsItWas:
             again = Trace.from_token_ids(qwen2, short.token_ids.clone())
             assert torch.equal(token_saliency(qwen2, again, backend="fused"), expected)
 
-    def test_nan_is_named(self, tiny_folder: Callable[..., Any], short: Trace) -> None:
+    @pytest.mark.parametrize("compared", [False, True])
+    def test_nan_is_named(
+        self, tiny_folder: Callable[..., Any], short: Trace, compared: bool
+    ) -> None:
         model = load_tiny(tiny_folder("qwen2"))
-        step_saliency(model, short, backend="fused")
+        if compared:
+            step_saliency(model, short, backend="fused")
         with torch.no_grad():
             model.original_model.get_input_embeddings().weight[short.token_ids[5]] = float("nan")
         with pytest.raises(FloatingPointError, match="from the embedding on, at position 5"):

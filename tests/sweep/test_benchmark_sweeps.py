@@ -24,11 +24,11 @@ def graders(monkeypatch):
     """Graders that say what they were told."""
     fake = SimpleNamespace(
         grade_choice=lambda said, letter, n: Grade(bool(said), letter, None, None, f"of {n}"),
-        grade_code=lambda said, tests: Grade(bool(said), said),
+        grade_code=lambda said, tests: Grade(bool(said), str(said)),
         same_letter=lambda first, second: first == second,
         same_math_answer=lambda first, second: first == second,
         CodeTests=CodeTests,
-        grade_math=lambda said, gold: Grade(said == gold, said),
+        grade_math=lambda said, gold: Grade(said.graded == gold, said.graded),
     )
     monkeypatch.setattr("stepflow_tl.tasks.benchmarks.grading", fake)
 

@@ -140,7 +140,7 @@ def test_a_cutter_of_ones_own_cannot_be_made_again(folder, tmp_path):
     own = Format(name="own", thinking_cutter=lambda step, token: len(step) > 8)
     path = tmp_path / "s.sqlite"
     small(folder, decoding=replace(DECODING, format=own)).run(path)
-    with pytest.raises(ConfigError, match="unknown cutter 'test_config.*lambda"):
+    with pytest.raises(ConfigError, match="caller's own test_config.*lambda"):
         resume(path)
 
 
@@ -192,7 +192,10 @@ def test_a_cutter_of_ones_own_cannot_be_made_again(folder, tmp_path):
         ("problems: {}\nsettings: {p: paper}\nmodel: null", "a model or its name, got None"),
         ("problems: {}\nsettings: {p: paper}\ndecoding: {tokens: 3}", "argument 'tokens'"),
         ("problems: {}\nsettings: {p: paper}\ndecoding: {top_p: 3}", "top_p in .*got 3"),
-        ("problems: {}\nsettings: {p: paper}\ndecoding: {format: {a: 1}}", "argument 'a'"),
+        (
+            "problems: {}\nsettings: {p: paper}\ndecoding: {format: {a: 1}}",
+            "of a format, got {'a': 1}",
+        ),
         ("problems: {}\nsettings: {p: paper}\ndecoding: {max_new_tokens: x}", "'x'"),
     ],
 )

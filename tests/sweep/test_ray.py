@@ -228,7 +228,7 @@ class Fake:
         self.weights, self.fails, self.solved = weights, fails, []
 
     def survey(self):
-        return Survey("m", self.weights, 4)
+        return Survey("m", self.weights, 4, True)
 
     def solve(self, identity, batch):
         if self.fails:
@@ -273,7 +273,7 @@ def test_a_batch_that_always_ends_its_worker_ends_the_sweep(unchecked):
 
 
 def test_a_worker_with_other_weights_refuses(unchecked):
-    with pytest.raises(ValueError, match=r"other weights \(x\) than the first worker's \(w\)"):
+    with pytest.raises(ValueError, match=r"expected one model .*\(x\) than the first"):
         run_on([Fake(), Fake(weights="x")])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from stepflow_tl.sweep import Store, StoreError, write_table
+from stepflow_tl.sweep import Store, StoreError, trace_of, write_table
 from stepflow_tl.sweep.store import COLUMNS
 
 FORK = multiprocessing.get_context("fork")
@@ -45,6 +45,8 @@ def row(name: object, **changes: object) -> dict[str, object]:
         "prompt_length": 1,
         "identity": "ef",
         "reason": None,
+        "format": '{"name": "think"}',
+        "cut": None,
     } | changes
 
 
@@ -72,15 +74,23 @@ def test_an_empty_store_has_an_empty_table(store):
     assert store.fact("sweeps") is None
 
 
-def test_a_store_of_the_older_format_keeps_its_rows(store):
+@pytest.mark.parametrize(
+    ("version", "missing"), [("1", ("reason", "format", "cut")), ("2", ("format", "cut"))]
+)
+def test_a_store_of_an_older_format_keeps_its_rows(store, version, missing):
     store.add([row("a")])
     with contextlib.closing(sqlite3.connect(store.path)) as database, database:
-        database.execute("ALTER TABLE cells DROP COLUMN reason")
-        database.execute("UPDATE facts SET value = '\"1\"' WHERE name = 'format'")
+        for name in missing:
+            database.execute(f"ALTER TABLE cells DROP COLUMN {name}")
+        database.execute("UPDATE facts SET value = ? WHERE name = 'format'", (f'"{version}"',))
     opened = Store(store.path)
-    opened.add([row("b", reason="expected 8, got 7")])
-    assert opened.to_dataframe()["hash"].tolist() == ["a", "b"]
-    assert opened.to_dataframe()["reason"].dropna().tolist() == ["expected 8, got 7"]
+    opened.add([row("b", reason="expected 8, got 7", cut="context")])
+    table = opened.to_dataframe()
+    assert table["hash"].tolist() == ["a", "b"]
+    assert table["reason"].dropna().tolist() == ["expected 8, got 7"]
+    assert table["cut"].dropna().tolist() == ["context"]
+    with pytest.raises(ValueError, match="one of an older store: pass format="):
+        trace_of(None, table.iloc[0])
 
 
 def test_rows_are_kept_in_the_order_asked_for(store):
@@ -257,7 +267,7 @@ def _foreign(path):
 
 
 def _newer(path):
-    Store(path, create=True).note("format", "3")
+    Store(path, create=True).note("format", "4")
 
 
 @pytest.mark.parametrize("create", [True, False])
@@ -267,7 +277,7 @@ def _newer(path):
         (lambda p: p.write_bytes(b"no database" * 500), "no sweep store, damaged, .*: file is"),
         (lambda p: p.write_bytes(b"\0" * 5000), "no sweep store, damaged"),
         (_foreign, "is no sweep store"),
-        (_newer, "expected a sweep store of format 2, .* has 3"),
+        (_newer, "expected a sweep store of format 3, .* has 4"),
         (lambda p: p.mkdir(), "no sweep store"),
     ],
     ids=["text", "zeros", "foreign", "newer", "folder"],

@@ -5,9 +5,17 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from stepflow_tl.formats import last_boxed
+from stepflow_tl.answers import ResponseParts, last_boxed
 from stepflow_tl.tasks.base import Grade
-from stepflow_tl.tasks.grading.reading import after_thinking, boxed, clean, passed, refused, shown
+from stepflow_tl.tasks.grading.reading import (
+    Response,
+    boxed,
+    clean,
+    parts_of,
+    passed,
+    refused,
+    shown,
+)
 from stepflow_tl.tasks.records import LETTERS
 
 _PLAIN = {  # full-width and mathematical letters
@@ -32,19 +40,20 @@ _STATED = re.compile(
 )
 
 
-def grade_choice(response: str, letter: str, options: int = 4) -> Grade:
+def grade_choice(response: Response, letter: str, options: int = 4) -> Grade:
     r"""Grade the letter that a response states last: in a box, or as "The answer is (C)".
 
     A box holds a letter alone, in brackets, or before the option's text: ``\boxed{B}``,
     ``\boxed{\text{(B)}}``, ``\boxed{B. 5 m}``. In words it follows "answer" or
     "correct option" and is a capital letter, or one in brackets: "ANSWER: **B**", and, as Qwen's
-    models are asked for it, ``"answer": "B"``. Words count
-    only after the last ``</think>``, where there is one; the last box counts wherever it stands.
+    models are asked for it, ``"answer": "B"``. Words
+    count in the answer, and in all of a response whose thinking never closed; a box in the
+    thinking counts only where no answer follows it.
     Full-width and mathematical letters are read as plain ones; letters of other alphabets are
     none.
 
     Args:
-        response: Whatever the model wrote.
+        response: Whatever the model wrote, or its parts.
         letter: The right letter.
         options: How many there are; the first is A.
 
@@ -59,7 +68,7 @@ def grade_choice(response: str, letter: str, options: int = 4) -> Grade:
         raise ValueError(f"expected 2 to {len(LETTERS)} options, got {options}")
     if len(letter) != 1 or letter not in LETTERS[:options]:
         raise ValueError(f"expected a letter from A to {LETTERS[options - 1]}, got {letter!r}")
-    stated = _last_stated(response)
+    stated = _last_stated(parts_of(response))
     if isinstance(stated, Grade):
         return stated
     where, given = stated
@@ -80,30 +89,29 @@ def same_letter(first: str, second: str) -> bool:
     return letters[0] == letters[1]
 
 
-def _last_stated(response: str) -> tuple[str, str] | Grade:
+def _last_stated(parts: ResponseParts) -> tuple[str, str] | Grade:
     """Where the last letter is stated, and which it is."""
-    span = last_boxed(response)
-    tail = after_thinking(response).translate(_PLAIN)
-    start = len(response) - len(tail)
-    words = [
-        match for match in _STATED.finditer(tail) if span is None or start + match.start() > span[1]
-    ]
+    said = parts.said.translate(_PLAIN)
+    span = last_boxed(said)
+    words = [m for m in _STATED.finditer(said) if span is None or m.start() > span[1]]
     if words:
         last = words[-1]
         text = clean(last.group())
-        if _SEVERAL.match(tail, last.end()):
-            more = tail[last.start() : last.end() + 20]
+        if _SEVERAL.match(said, last.end()):
+            more = said[last.start() : last.end() + 20]
             return refused("not_understood", f"several letters are stated: {shown(more)}")
-        return f"the sentence {shown(text)}", (last[1] or last[2]).upper()
-    inside = boxed(response)
+        return f"the sentence {shown(text)}{parts.of_graded}", (last[1] or last[2]).upper()
+    inside = boxed(parts)
     if isinstance(inside, Grade):
         return inside
     letter = _letter_in(inside)
     if letter is None:
         return refused(
-            "not_understood", f"the last box holds no single letter: {shown(inside)}", inside
+            "not_understood",
+            f"the last box{parts.of_graded} holds no single letter: {shown(inside)}",
+            inside,
         )
-    return f"the last box, {shown(inside)},", letter
+    return f"the last box{parts.of_graded}, {shown(inside)},", letter
 
 
 def _letter_in(box: str) -> str | None:

@@ -21,7 +21,15 @@ import re
 
 from stepflow_tl.tasks.base import Grade
 from stepflow_tl.tasks.grading.math_process import SHARED
-from stepflow_tl.tasks.grading.reading import boxed, clean, passed, refused, shown
+from stepflow_tl.tasks.grading.reading import (
+    Response,
+    boxed,
+    clean,
+    parts_of,
+    passed,
+    refused,
+    shown,
+)
 
 _LONGEST = 2000  # characters of an answer
 _SEPARATOR = r"(?:\\!)?(?:\\[,: ;]|~|\{,\}|,| )(?:\\!)?"
@@ -39,11 +47,13 @@ _WHY = {
 }
 
 
-def grade_math(response: str, gold: str, *, seconds: float = 10.0) -> Grade:
-    r"""Grade the last ``\boxed{...}`` of a response, wherever it stands, as `Trace.answer` does.
+def grade_math(response: Response, gold: str, *, seconds: float = 10.0) -> Grade:
+    r"""Grade the last ``\boxed{...}`` of a response's answer, as `Trace.answer` finds it.
+
+    A box in the thinking counts only where no answer follows it; the verdict says what was read.
 
     Args:
-        response: Whatever the model wrote.
+        response: Whatever the model wrote, or its parts.
         gold: The right answer, in LaTeX; in a box or without.
         seconds: How long the comparison may take. One that takes longer is of the kind
             "timeout", which is not "wrong_answer".
@@ -58,12 +68,14 @@ def grade_math(response: str, gold: str, *, seconds: float = 10.0) -> Grade:
         ValueError: The gold is empty, or longer than 2000 characters.
     """
     right = _gold(gold)
-    found = boxed(response)
+    parts = parts_of(response)
+    found = boxed(parts)
     if isinstance(found, Grade):
         return found
+    box = f"the last box{parts.of_graded}"
     if found == right:
-        return passed(f"the last box holds the gold {shown(right)} itself", found)
-    says = f"the last box holds {shown(found)}, which "
+        return passed(f"{box} holds the gold {shown(right)} itself", found)
+    says = f"{box} holds {shown(found)}, which "
     text = plain(found)
     if _SIDE_BY_SIDE.fullmatch(text):
         return refused("not_understood", says + "is several numbers side by side", found)
@@ -116,7 +128,7 @@ def plain(answer: str) -> str:
 
 
 def _gold(gold: str) -> str:
-    inside = boxed(gold) if "\\boxed" in gold else clean(gold)
+    inside = boxed(parts_of(gold)) if "\\boxed" in gold else clean(gold)
     if isinstance(inside, Grade) or not inside or len(inside) > _LONGEST:
         raise ValueError(f"expected a gold answer of 1 to {_LONGEST} characters, got {shown(gold)}")
     return inside

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from stepflow_tl.answers import ResponseParts
 from stepflow_tl.tasks.base import Grade
-from stepflow_tl.tasks.grading.reading import passed, refused, shown
+from stepflow_tl.tasks.grading.reading import Response, parts_of, passed, refused, shown
 from stepflow_tl.tasks.grading.running import Limits, Ran, run_program
 
+_FENCE = "```"
 _PYTHON = ("python", "python3", "py")
 _LIMITS = Limits()
 _SAYS = {
@@ -66,7 +68,7 @@ class CodeTests:
                     ) from None
 
 
-def grade_code(response: str, tests: CodeTests, *, limits: Limits = _LIMITS) -> Grade:
+def grade_code(response: Response, tests: CodeTests, *, limits: Limits = _LIMITS) -> Grade:
     """Run a response's last Python block against its tests, until one fails.
 
     This runs what a model wrote, with the protections that `running` describes and nothing
@@ -80,7 +82,8 @@ def grade_code(response: str, tests: CodeTests, *, limits: Limits = _LIMITS) -> 
     program's own. The expected outputs never enter the program's process.
 
     Args:
-        response: Whatever the model wrote. The last block labelled Python counts, or without
+        response: Whatever the model wrote, or its parts: the answer is read, the thinking only
+            where no answer follows it. The last block labelled Python counts, or without
             any the last without a label; a block that was never closed does not.
         tests: What the program must do.
         limits: What it may use.
@@ -93,7 +96,9 @@ def grade_code(response: str, tests: CodeTests, *, limits: Limits = _LIMITS) -> 
     Raises:
         RuntimeError: The protections cannot be had on this system; nothing was run.
     """
-    source = last_program(response)
+    parts = parts_of(response)
+    in_thinking = _FENCE in parts.thinking and _FENCE not in parts.answer
+    source = last_program(parts.thinking if in_thinking else parts.answer or parts.thinking)
     if isinstance(source, Grade):
         return source
     end = time.monotonic() + limits.total_seconds
@@ -109,7 +114,16 @@ def grade_code(response: str, tests: CodeTests, *, limits: Limits = _LIMITS) -> 
         failed = _failure(ran, wanted, tests.function, limits)
         if failed is not None:
             return refused(failed[0], at + failed[1], source)
-    return passed(f"it passed {count} of {count} tests", source)
+    return passed(f"it passed {count} of {count} tests{_where(parts, in_thinking)}", source)
+
+
+def _where(parts: ResponseParts, in_thinking: bool) -> str:
+    """Where a program stands, if that is not the answer."""
+    if not in_thinking or not (parts.closed or parts.expected):
+        return ""
+    if parts.closed:
+        return "; it stands in the thinking, and no program follows it"
+    return "; it stands in a response whose thinking never closed"
 
 
 def last_program(response: str) -> str | Grade:

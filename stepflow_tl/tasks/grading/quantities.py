@@ -5,9 +5,17 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from stepflow_tl.formats import last_boxed
+from stepflow_tl.answers import last_boxed
 from stepflow_tl.tasks.base import Grade
-from stepflow_tl.tasks.grading.reading import after_thinking, boxed, clean, passed, refused, shown
+from stepflow_tl.tasks.grading.reading import (
+    Response,
+    boxed,
+    clean,
+    parts_of,
+    passed,
+    refused,
+    shown,
+)
 
 _LONGEST = 100  # digits
 _FRACTION = re.compile(
@@ -23,16 +31,17 @@ _NUMBER = re.compile(
 )
 
 
-def grade_number(response: str, gold: str) -> Grade:
-    r"""Grade the number in the last ``\boxed{...}``, or without a box the response's last number.
+def grade_number(response: Response, gold: str) -> Grade:
+    r"""Grade the number in the last ``\boxed{...}``, or without a box the answer's last number.
 
-    Without a box, only what follows the last ``</think>`` is read, where there is one. Commas
+    The answer is read; a box in the thinking counts only where no answer follows it, and a number
+    in words only where the thinking never closed. Commas
     between thousands, currency and percent signs, units and a full stop are left out; fractions
     and mixed numbers are read; 18, 18.00 and 36/2 are one number. A box with several numbers
     counts by the one after its last equals sign, or not at all.
 
     Args:
-        response: Whatever the model wrote.
+        response: Whatever the model wrote, or its parts.
         gold: The right number, such as "18" or "1,200" (what follows ``####`` in GSM8K).
 
     Returns:
@@ -45,9 +54,11 @@ def grade_number(response: str, gold: str) -> Grade:
     wanted = [_value(match) for match in _numbers(clean(gold))]
     if len(wanted) != 1 or wanted[0] is None:
         raise ValueError(f"expected a gold answer such as '18', got {shown(gold)}")
-    where = "the last box" if last_boxed(response) is not None else "the last number"
-    if where == "the last box":
-        text = boxed(response)
+    parts = parts_of(response)
+    has_box = last_boxed(parts.graded) is not None
+    where = f"the last {'box' if has_box else 'number'}{parts.of_graded}"
+    if has_box:
+        text = boxed(parts)
         if isinstance(text, Grade):
             return text
         found = _numbers(text)
@@ -55,12 +66,13 @@ def grade_number(response: str, gold: str) -> Grade:
             found = _numbers(text.rpartition("=")[2])
         if len(found) != 1:
             how_many = "no number" if not found else f"{len(found)} numbers"
-            return refused("not_understood", f"the last box holds {how_many}: {shown(text)}", text)
+            return refused("not_understood", f"{where} holds {how_many}: {shown(text)}", text)
     else:
-        found = _numbers(clean(after_thinking(response)))[-1:]
+        found = _numbers(clean(parts.said))[-1:]
         if not found:
-            kind = "unclosed_box" if "\\boxed" in response else "no_answer"
-            return refused(kind, "neither a closed box nor a number in the response")
+            kind = "unclosed_box" if "\\boxed" in parts.said else "no_answer"
+            what = "answer" if parts.closed else "response"
+            return refused(kind, f"neither a closed box nor a number in the {what}")
     written, value = found[0].group().strip(), _value(found[0])
     if value is None:
         reason = f"{where} is {shown(written)}: over {_LONGEST} digits, or divided by zero"

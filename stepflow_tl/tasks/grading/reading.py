@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
-from stepflow_tl.formats import last_boxed
+from stepflow_tl.answers import ResponseParts, last_boxed
+from stepflow_tl.reading import read_response
 from stepflow_tl.tasks.base import Grade
 
 _SHOWN = 80  # characters of an answer that a reason quotes
@@ -14,23 +15,39 @@ _MINUSES = dict.fromkeys((0x2010, 0x2011, 0x2012, 0x2013, 0x2212, 0xFE63), "-")
 _PLAIN: dict[int, int | str] = {**_FULL_WIDTH, **_MINUSES}
 
 
-def boxed(response: str) -> str | Grade:
+Response = str | ResponseParts
+"""What is graded: a text whose thinking and answer are to be found, or both."""
+
+
+def parts_of(response: Response) -> ResponseParts:
+    """Thinking and answer of a response, as the reader of its tokens finds them."""
+    return read_response(response) if isinstance(response, str) else response
+
+
+def boxed(parts: ResponseParts) -> str | Grade:
     r"""The last box's content, cleaned, as `Trace.answer` finds it; a grade where there is none.
 
-    The whole response counts, its thinking included, closed or not. An unclosed box does not.
+    The answer is read; the thinking only where no answer follows it. An unclosed box does not
+    count.
     """
-    span = last_boxed(response)
+    text, of = parts.graded, parts.of_graded
+    span = last_boxed(text)
     if span is None:
-        if "\\boxed" in response:
-            return refused("unclosed_box", r"a \boxed{ was opened but never closed")
-        return refused("no_answer", r"no \boxed{...} in the response")
-    text = clean(response[slice(*span)])
-    if not text:
-        return refused("empty_box", r"the last \boxed{...} is empty")
-    if len(text) > _LONGEST:
-        why = f"the last box holds {len(text)} characters, more than {_LONGEST}"
-        return refused("too_long", why, text[:_SHOWN])
-    return text
+        if "\\boxed" in text:
+            return refused("unclosed_box", rf"a \boxed{{ was opened{_at(of)} but never closed")
+        return refused("no_answer", rf"no \boxed{{...}}{_at(of) or ' in the response'}")
+    content = clean(text[slice(*span)])
+    if not content:
+        return refused("empty_box", rf"the last \boxed{{...}}{of} is empty")
+    if len(content) > _LONGEST:
+        why = f"the last box{of} holds {len(content)} characters, more than {_LONGEST}"
+        return refused("too_long", why, content[:_SHOWN])
+    return content
+
+
+def _at(of: str) -> str:
+    """The place of something that is missing: " in the answer"."""
+    return f" in{of.removeprefix(' of').rstrip(',')}" if of else ""
 
 
 def clean(text: str) -> str:
@@ -47,11 +64,6 @@ def clean(text: str) -> str:
         if seen[:1] == seen[-1:] == "$" and len(seen) > 1:
             seen = seen[1:-1].strip()
     return seen[:-1].rstrip() if seen.endswith(".") and not seen.endswith("..") else seen
-
-
-def after_thinking(response: str) -> str:
-    """What follows the last ``</think>``; the whole response without one."""
-    return response.rpartition("</think>")[2]
 
 
 def shown(text: str, characters: int = _SHOWN) -> str:
