@@ -34,12 +34,12 @@ class ResponseParts:
         Text after the thinking that holds no box, no number, no formula and no word "answer"
         (``So it is.``) is none.
         """
-        return self.thinking if self._is_silent else self.answer
+        return self.thinking if self.is_silent else self.answer
 
     @property
     def of_graded(self) -> str:
         """What `graded` is a part of, for a verdict, as ``" of the answer"``; empty for all."""
-        if not self._is_silent:
+        if not self.is_silent:
             return " of the answer" if self.thinking.strip() else ""
         if self.closed:
             return " of the thinking, which no answer follows,"
@@ -51,7 +51,8 @@ class ResponseParts:
         return self.answer if self.closed else self.thinking
 
     @cached_property
-    def _is_silent(self) -> bool:
+    def is_silent(self) -> bool:
+        """Whether no answer follows the thinking, so that the thinking is graded."""
         if not self.answer.strip():
             return True
         return not _STATES.search(self.answer) and last_boxed(self.thinking) is not None

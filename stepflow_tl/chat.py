@@ -6,8 +6,11 @@ import datetime
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Number
 from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 from jinja2 import TemplateError
 from torch import Tensor
 
@@ -16,7 +19,7 @@ from stepflow_tl.formats import THINK, Format
 Message: TypeAlias = Mapping[str, Any]
 """One turn of a conversation: ``{"role": "user", "content": "..."}``, as chat templates take it."""
 
-Prompt: TypeAlias = str | Sequence[Message] | Sequence[int] | Tensor
+Prompt: TypeAlias = str | Sequence[Message] | Sequence[int] | Tensor | npt.NDArray[np.integer]
 """What a model is asked: a question, a conversation, or token ids [pos]."""
 
 
@@ -117,9 +120,9 @@ def is_one_prompt(asked: Any) -> bool:
     """Whether this is one prompt, not a sequence of several."""
     if isinstance(asked, str):
         return True
-    if isinstance(asked, Tensor):
-        return asked.ndim < 2
-    return isinstance(asked, Sequence) and bool(asked) and isinstance(asked[0], (Mapping, int))
+    if hasattr(asked, "ndim"):
+        return bool(asked.ndim < 2)
+    return isinstance(asked, Sequence) and bool(asked) and isinstance(asked[0], (Mapping, Number))
 
 
 def as_prompt(tokenizer: Any, asked: Prompt, *, chat: bool | Chat = True) -> Asked:
@@ -135,15 +138,15 @@ def as_prompt(tokenizer: Any, asked: Prompt, *, chat: bool | Chat = True) -> Ask
     """
     if isinstance(asked, str):
         return Asked(prompt_token_ids(tokenizer, asked, chat=chat), asked)
-    if isinstance(asked, Tensor):
+    if hasattr(asked, "tolist"):  # a tensor, an array
         asked = asked.tolist()
-    if not isinstance(asked, Sequence) or not asked:
+    if not isinstance(asked, Sequence) or not asked or isinstance(asked, bytes):
         raise GenerationError(
             f"expected a question, messages such as {{'role': 'user', 'content': 'Why?'}}, or "
             f"token ids, got {asked!r}"
         )
-    if all(isinstance(item, int) and not isinstance(item, bool) for item in asked):
-        return Asked(_token_ids(tokenizer, asked))
+    if not isinstance(asked[0], (Mapping, str)):
+        return Asked(check_token_ids(asked, len(tokenizer), GenerationError))
     turns = check_messages(asked)
     if turns[-1]["role"] == "assistant":
         raise GenerationError(
@@ -155,7 +158,12 @@ def as_prompt(tokenizer: Any, asked: Prompt, *, chat: bool | Chat = True) -> Ask
             "expected a chat template for a conversation, got chat=False; pass its token ids"
         )
     questions = [turn["content"] for turn in turns if turn["role"] == "user"]
-    question = questions[-1] if questions and isinstance(questions[-1], str) else ""
+    if not questions:
+        raise GenerationError(
+            "expected a conversation with a user's turn, got the roles "
+            f"{[turn['role'] for turn in turns]}"
+        )
+    question = questions[-1] if isinstance(questions[-1], str) else str(questions[-1])
     return Asked(prompt_token_ids(tokenizer, turns, chat=chat), question, turns)
 
 
@@ -174,7 +182,8 @@ def check_messages(asked: Any) -> tuple[Message, ...]:
             )
         if not isinstance(turn.get("role"), str):
             raise GenerationError(f"expected message {number} to have a 'role', got {dict(turn)!r}")
-        if turn.get("content") is None and not turn.get("tool_calls"):
+        says = any(turn.get(key) is not None for key in ("content", "tool_calls", *_REASONING))
+        if not says:
             raise GenerationError(
                 f"expected message {number}, the {turn['role']}'s, to have 'content', got "
                 f"{dict(turn)!r}"
@@ -224,14 +233,39 @@ def _in_messages(reasoning: str | None, content: str, form: Format) -> str:
     return "<|end|><|start|>assistant".join(parts)
 
 
-def _token_ids(tokenizer: Any, ids: Sequence[Any]) -> list[int]:
-    size = len(tokenizer)
-    wrong = [i for i in ids if not 0 <= i < size]
+def check_token_ids(ids: Sequence[Any], size: int | None, error: type[ValueError]) -> list[int]:
+    """Token ids as whole numbers.
+
+    Args:
+        ids: The ids.
+        size: Size of the vocabulary; None where it is not known.
+        error: What to raise.
+
+    Raises:
+        ValueError: As `error`: one is no whole number, or none of the vocabulary's.
+    """
+    wrong = [i for i in ids if not isinstance(i, Integral) or isinstance(i, bool)]
     if wrong:
-        raise GenerationError(
-            f"expected token ids from 0 to {size - 1}, the vocabulary's last, got {wrong[:5]}"
-        )
-    return list(ids)
+        raise error(f"expected token ids, which are whole numbers, got {wrong[:5]!r}")
+    outside = [i for i in ids if i < 0 or (size is not None and i >= size)]
+    if outside:
+        last = "" if size is None else f" to {size - 1}, the vocabulary's last"
+        raise error(f"expected token ids from 0{last}, got {outside[:5]!r}")
+    return [int(i) for i in ids]
+
+
+def encoded(tokenizer: Any, text: str, error: type[ValueError], **options: Any) -> list[int]:
+    """Token ids of a text.
+
+    Raises:
+        ValueError: As `error`: it is no text, or holds a lone surrogate, which is no character.
+    """
+    if not isinstance(text, str):
+        raise error(f"expected a text, got {text!r}")
+    lone = next((char for char in text if "\ud800" <= char <= "\udfff"), None)
+    if lone is not None:
+        raise error(f"expected a text of characters, got the lone surrogate {lone!r} in it")
+    return list(tokenizer(text, **options)["input_ids"])
 
 
 def prompt_token_ids(
@@ -252,7 +286,7 @@ def prompt_token_ids(
     text = prompt_text(tokenizer, question, chat=chat)
     start = getattr(tokenizer, "bos_token", None)
     bare = chat is False and not (start and text.startswith(start))
-    return list(tokenizer(text, add_special_tokens=bare)["input_ids"])
+    return encoded(tokenizer, text, GenerationError, add_special_tokens=bare)
 
 
 def prompt_text(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
+from numbers import Integral
 from typing import Any
 
 _FRAME = -1  # step of a token that belongs to none
@@ -21,7 +22,9 @@ def increasing(cuts: Sequence[int], size: int, what: str) -> list[int]:
     Raises:
         ValueError: They do not.
     """
-    places = [int(cut) for cut in cuts]
+    places = list(cuts)
+    if not all(isinstance(cut, Integral) for cut in places):
+        raise ValueError(f"expected cuts as numbers of {what}, got {places[:10]!r}")
     if any(b <= a for a, b in pairwise(places)) or not all(0 <= at < size for at in places):
         raise ValueError(
             f"expected cuts that go up from 0 to below the {size} {what}, got {places[:10]}"

@@ -300,6 +300,7 @@ class _Spans:
 
 
 _FULL_STOPS = "。！？｡．‼⁇⁈⁉"
+_OTHER_STOPS = "।॥؟۔։"  # of Hindi, Arabic, Urdu and Armenian: white space follows them
 _CLOSERS = ")]}\"'”’»*_）］｝〕】」』》〉｣"
 _CONTINUES = ",;:)]}=+</&^%|.?!≤≥≠≈≡×÷·→⇒⇔∈–—…，、；：）］｝〕】」』》〉｣”’»"
 _UNFINISHED = (",", "，", "、", "=", "+", "\\")  # a line that ends so goes on in the next one
@@ -417,8 +418,10 @@ class SentenceCutter(StepCutter):
 
     def _is_after_stop(self, rest: str) -> bool:
         first, stop = rest[0], self._stop
-        if stop in ("", "full"):
-            return stop == "full"
+        if stop == "full":  # a quotation that closes may go on: 「そうです。」と言った。
+            return bool(self._gap) or self._last_sign not in "」』" or not "ぁ" <= first <= "ゟ"
+        if stop == "":
+            return False
         if not self._gap:
             return stop == "plain" and self._last_sign != "." and _CJK.match(first) is not None
         if self._gap == " " and first in "->|":
@@ -471,7 +474,7 @@ class SentenceCutter(StepCutter):
     def _read_sign(self, char: str) -> None:
         if self._spans.protects and not self._spans.is_mathematics:
             self._stop = ""
-        elif char in ".?!…" or char in _FULL_STOPS:
+        elif char in ".?!…" or char in _FULL_STOPS or char in _OTHER_STOPS:
             self._stop, self._closed = self._stop_at(char), False
         elif self._stop and self._may_close(char):
             self._closed = True
@@ -507,7 +510,7 @@ class SentenceCutter(StepCutter):
             return "full"
         if char == "…" or self._last == "…" or (char == self._last == "."):
             return "ellipsis"
-        return "plain" if char in "?!" else self._dot()
+        return "plain" if char in "?!" or char in _OTHER_STOPS else self._dot()
 
     def _is_operand(self) -> bool:
         """True if the sign read last may be what a factorial is taken of."""

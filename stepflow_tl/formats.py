@@ -214,6 +214,9 @@ USER_TURNS: tuple[tuple[str, str], ...] = (
 opening counts, and the first closing after it."""
 
 
+_TOOL_RESPONSE = "<tool_response>"  # Qwen's templates write what tools answer as a user's turn
+
+
 def named_format(form: str | Format) -> Format:
     """A format by name, or the format itself.
 
@@ -236,6 +239,8 @@ def question_span(prompt: str, markers: Iterable[tuple[str, str]] = USER_TURNS) 
     best: tuple[int, int] | None = None
     for opening, closing in markers:
         start = prompt.rfind(opening)
+        while start >= 0 and prompt.startswith(_TOOL_RESPONSE, start + len(opening)):
+            start = prompt.rfind(opening, 0, start)
         if start < 0:
             continue
         start += len(opening)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from typing import Any, overload
 
 import torch
@@ -56,6 +57,9 @@ class Sampling:
         Raises:
             GenerationError: A setting is out of range.
         """
+        for name in ("temperature", "top_p"):
+            if not isinstance(getattr(self, name), Real):
+                raise GenerationError(f"expected {name} as a number, got {getattr(self, name)!r}")
         if not 0.0 <= self.temperature < float("inf"):
             raise GenerationError(f"expected temperature >= 0, got {self.temperature}")
         if not 0.0 < self.top_p <= 1.0:
@@ -207,14 +211,18 @@ def generate(
         UserWarning: There is a budget, and no response had a thinking.
     """
     one = is_one_prompt(questions)
+    if not one and not isinstance(questions, Iterable):
+        raise GenerationError(f"expected a prompt, or a sequence of several, got {questions!r}")
+    if budget is not None and not isinstance(budget, ThinkingBudget):
+        raise GenerationError(f"expected budget to be a ThinkingBudget, got {budget!r}")
     given: list[Any] = [questions] if one else list(questions)
     for name, value in (
         ("samples", 1 if samples is None else samples),
         ("max_new_tokens", max_new_tokens),
         ("batch_size", batch_size),
     ):
-        if value < 1:
-            raise GenerationError(f"expected {name} >= 1, got {value}")
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise GenerationError(f"expected {name} >= 1, got {value!r}")
     if not given:
         raise GenerationError("expected at least one question, got none")
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)

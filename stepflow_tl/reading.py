@@ -30,8 +30,15 @@ FRAME = -1
 
 _MAX_PENDING = 8  # tokens that may wait for the rest of a UTF-8 character
 _LONGEST_HEADER = 256  # characters; a longer one is none
-_OPENERS = (THINK.thinking_open or "", *HARMONY.header_open)
-_SPECIAL_TEXT = r"<\|[a-z_]{1,40}\|>|<\uff5c[^\uff5c<>]{1,40}\uff5c>"  # as special tokens look
+_OPENERS = (THINK.thinking_open or "", *HARMONY.header_open, "to=")
+_HEADER_NAMES = ("start", "end", "message", "channel", "constrain", "call", "return")
+_HEADERS = tuple(f"<|{name}|>" for name in _HEADER_NAMES)
+_HEADED = re.compile(r"\s*(?:<\|channel\|>|<\|start\|>|to=\S+\s*<\|channel\|>)")
+_ENDS = re.compile(
+    r"(?:\s*(?:<\|(?:im_end|endoftext|eot_id|eom_id|end_of_text|end_of_sentence|end)\|>|</s>|<eos>|"
+    r"<end_of_turn>|<\uff5cend\u2581of\u2581sentence\uff5c>))+\s*\Z"
+)
+"""End tokens of known models, as text at the end of a response."""
 
 
 class TokenLabel(NamedTuple):
@@ -220,9 +227,9 @@ class TraceReader:
         return response_parts(
             self.texts,
             self.labels,
+            self.form,
             prompt_length=self.prompt_length or 0,
             closed=self.closed,
-            expected=self._expected,
         )
 
     @property
@@ -294,17 +301,36 @@ class TraceReader:
             self._thinks = expected is not PLAIN
         self._mark_question()
         form, tail = self._form, self._after_question(prompt)
+        self._header, self._tail = None, ""
+        if form.header_open:
+            self._continue_header(prompt)
+            return
         places = {self._last(tail, prompt, form.thinking_open): 1}
         places[self._last(tail, prompt, form.summary_open)] = 2
         last = max(place for place in (-1, *places))
-        self._header = None
         if last >= 0:
             self._next_segment, self.delimited = places[last], True
         elif form.thinking_open is None:
             self._next_segment = 1
         if self._next_segment is None or (self.closed and form.thinking_open is not None):
             self._lead = ""
-        self._tail = ""
+
+    def _continue_header(self, prompt: str) -> None:
+        """Go on from the message, or in the header, that the prompt ends with."""
+        form = self._form
+        opening = form.header_open[0]
+        _, found, rest = prompt.rpartition(opening)
+        header, closing, _ = rest.partition(form.header_close or "")
+        if closing:
+            kind = form.message_kind(f"{found}{header}{closing}")
+            self._next_segment = None if kind is None else SEGMENTS.index(kind)
+            self._muted, self.delimited = kind is None, kind is not None
+            if kind is None:
+                self._segment = 1
+        elif found and header.strip() != "assistant":
+            self._header = f"{found}{header}"
+        else:
+            self._lead = ""
 
     def _last(self, tail: str, prompt: str, marker: str | None) -> int:
         """Where a delimiter stands last in what the template wrote for the response; -1 for none.
@@ -494,31 +520,70 @@ class TraceReader:
 def response_parts(
     texts: Sequence[str],
     labels: Sequence[TokenLabel],
+    form: Format,
     *,
     prompt_length: int,
     closed: bool,
-    expected: bool,
 ) -> ResponseParts:
-    """Thinking and answer of labelled tokens; steps that do not touch are told apart by a line."""
-    parts: dict[int, list[str]] = {1: [], 2: []}
+    """Thinking and answer of labelled tokens; steps that do not touch are told apart by a line.
+
+    Args:
+        texts: Text of each token.
+        labels: Label of each token.
+        form: The format that the tokens were read in.
+        prompt_length: Number of prompt tokens.
+        closed: Whether the thinking ended.
+    """
     ordinary = (i for i, label in enumerate(labels) if label.segment and label.step != FRAME)
     first = next(ordinary, len(labels))
-    lead = "".join(texts[prompt_length:first]).strip()
-    if lead and any(opener.startswith(lead) and opener != lead for opener in _OPENERS):
-        # it might have become a delimiter, and belongs to no step, but to the response
-        parts[labels[first].segment if first < len(labels) else 1].append(lead)
+    parts: dict[int, list[str]] = {1: [], 2: []}
+    into = labels[first].segment if first < len(labels) else 1
+    parts[into] = [lead] if (lead := _undecided(texts[prompt_length:first])) else []
     last = first - 1
-    for position, (segment, step) in enumerate(labels):
-        if segment == 0 or step == FRAME:
+    for position in range(first, len(labels)):
+        segment, step = labels[position]
+        if segment == 0:
+            continue
+        if step == FRAME:
+            if position == last + 1:
+                parts[segment] = _without_delimiter(parts[segment], texts[position], form)
             continue
         if parts[segment] and position != last + 1:
             parts[segment].append("\n")
         parts[segment].append(texts[position])
         last = position
-    thinking, answer = ("".join(parts[segment]) for segment in (1, 2))
     return ResponseParts(
-        thinking=thinking.strip(), answer=answer.lstrip(), closed=closed, expected=expected
+        thinking="".join(parts[1]).strip(),
+        answer="".join(parts[2]).lstrip(),
+        closed=closed,
+        expected=form.summary_open is not None,
     )
+
+
+def _undecided(texts: Sequence[str]) -> str:
+    """The beginning of a response that might have become a delimiter, and did not.
+
+    It belongs to no step, but to the response.
+    """
+    lead = ""
+    for text in texts:
+        start = (lead + text).lstrip()
+        if start.startswith(_OPENERS):
+            return ""
+        if not any(opener.startswith(start) and opener != start for opener in _OPENERS):
+            return lead + text if lead.strip() and text.isspace() else lead
+        lead += text
+    return lead
+
+
+def _without_delimiter(written: list[str], completes: str, form: Format) -> list[str]:
+    """Texts without the tokens of a delimiter that was split, of which this is the last."""
+    for marker in filter(None, (form.summary_open, form.thinking_open)):
+        tail = "".join(written[-len(marker) :])
+        at = (tail + completes).rfind(marker)
+        if 0 <= at < len(tail) < at + len(marker):
+            return [*written[: -len(marker)], tail[:at]]
+    return written
 
 
 def read_response(text: str, form: Format = AUTO_FORMAT) -> ResponseParts:
@@ -528,11 +593,15 @@ def read_response(text: str, form: Format = AUTO_FORMAT) -> ResponseParts:
         text: Whatever a model wrote after its prompt.
         form: Its format.
     """
+    text = _ENDS.sub("", text)
+    if form.is_auto and _HEADED.match(text):
+        form = HARMONY
     whole = replace(form, thinking_cutter="none", summary_cutter="none")
     reader = TraceReader(None, whole, prompt_length=0)
-    delimiters = {m for f in (reader.form, THINK) for m in (f.thinking_open, f.summary_open) if m}
-    written = "|".join(map(re.escape, sorted(delimiters, key=len, reverse=True)))
-    for piece in re.split(f"({_SPECIAL_TEXT}|{written})", text):
+    markers = {m for f in (reader.form, THINK) for m in (f.thinking_open, f.summary_open) if m}
+    specials = _HEADERS if form.header_open else ()
+    written = "|".join(map(re.escape, (*specials, *sorted(markers, key=len, reverse=True))))
+    for piece in re.split(f"({written})", text):
         if piece:
-            reader.read(piece, special=re.fullmatch(_SPECIAL_TEXT, piece) is not None)
+            reader.read(piece, special=piece in specials)
     return reader.parts

@@ -6,7 +6,8 @@ line, are common in thinking and mean nothing there, nor in the white space befo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from stepflow_tl.reading import TraceReader
 
@@ -17,7 +18,10 @@ def stop_strings(texts: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         ValueError: One of them is empty, or no text.
     """
-    given = (texts,) if isinstance(texts, str) else tuple(texts)
+    if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+        given: tuple[Any, ...] = (texts,)
+    else:
+        given = tuple(texts)
     if not all(isinstance(text, str) and text for text in given):
         raise ValueError(f"expected stop strings with some text, got {list(given)}")
     return given

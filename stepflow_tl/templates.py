@@ -50,7 +50,7 @@ def expected_format(tokenizer: Any, prompt: str) -> Format:
     it itself. Else it is the template's format, if the template rendered the prompt.
     """
     end = prompt.rstrip()
-    if end.endswith(_ASSISTANT) or _opens_message(end):
+    if _opens_message(end):
         return HARMONY
     if end.endswith(_DELIMITERS):
         return THINK
@@ -59,9 +59,10 @@ def expected_format(tokenizer: Any, prompt: str) -> Format:
 
 
 def _opens_message(prompt: str) -> bool:
-    """Whether a prompt ends right after the header of one of the assistant's messages."""
-    _, opening, header = prompt.rpartition(_ASSISTANT)
-    return bool(opening) and header.endswith(HARMONY.header_close or "") and len(header) < 200
+    """Whether a prompt ends in a message of the assistant's, or in its header."""
+    _, found, rest = prompt.rpartition(HARMONY.header_open[0])
+    is_open = not any(end in rest for end in ("<|end|>", "<|return|>", "<|call|>"))
+    return bool(found) and is_open and "assistant".startswith(rest[: len("assistant")])
 
 
 def _read(tokenizer: Any, source: str) -> Template:

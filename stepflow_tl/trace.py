@@ -21,14 +21,21 @@ from jaxtyping import Int
 from torch import Tensor
 
 from stepflow_tl.answers import ResponseParts, boxed_answer, last_boxed
-from stepflow_tl.chat import Chat, Message, check_messages, prompt_text, spoken_text
+from stepflow_tl.chat import (
+    Chat,
+    Message,
+    check_messages,
+    check_token_ids,
+    encoded,
+    prompt_text,
+    spoken_text,
+)
 from stepflow_tl.cuts import increasing, labels_of_steps, tokens_at
 from stepflow_tl.cutters import is_fragment
 from stepflow_tl.files import read_file, write_file
 from stepflow_tl.formats import (
     AUTO,
     FORMATS,
-    PLAIN,
     SEGMENTS,
     THINK,
     Format,
@@ -264,11 +271,13 @@ class Trace:
                 within the text.
         """
         tokenizer = getattr(model, "tokenizer", None) or model
+        if not isinstance(text, str):
+            raise TraceError(f"expected the text of a transcript, got {text!r}")
         if prompt is not None and not text.startswith(prompt):
             raise TraceError(f"text must start with the prompt {prompt!r}, got {text[:80]!r}")
         start = len(prompt or "")
         head, tail = (
-            tokenizer(part, add_special_tokens=False)["input_ids"] if part else []
+            encoded(tokenizer, part, TraceError, add_special_tokens=False) if part else []
             for part in (text[:start], text[start:])
         )
         if prompt is None:
@@ -346,7 +355,8 @@ class Trace:
         if not said:
             raise TraceError(f"expected an answer with some text, got {dict(turns[-1])!r}")
         head, tail = (
-            tokenizer(part, add_special_tokens=False)["input_ids"] for part in (prompt, said)
+            encoded(tokenizer, part, TraceError, add_special_tokens=False)
+            for part in (prompt, said)
         )
         facts = {"messages": [dict(turn) for turn in turns[:-1]], **(metadata or {})}
         return cls.from_token_ids(
@@ -401,7 +411,7 @@ class Trace:
     @property
     def unclosed(self) -> bool:
         """Whether a thinking that its format closes never was: nothing follows it."""
-        return self.format_name != PLAIN.name and not len(self.summary)
+        return self.parts.expected and not len(self.summary)
 
     @property
     def text(self) -> str:
@@ -417,6 +427,12 @@ class Trace:
         """Everything after the prompt."""
         return "".join(self.token_texts[self.prompt_length :])
 
+    @property
+    def _delimiters(self) -> dict[str, Any]:
+        """The description of its format without what cut its steps."""
+        cut = ("thinking_cutter", "summary_cutter", AUTO)
+        return {name: value for name, value in self.read_as.items() if name not in cut}
+
     @cached_property
     def parts(self) -> ResponseParts:
         """Thinking and answer, as graders read them."""
@@ -426,13 +442,12 @@ class Trace:
                 self.segment_of_token.tolist(), self.step_of_token.tolist(), strict=True
             )
         ]
-        expected = self.format_name != PLAIN.name
         return response_parts(
             self.token_texts,
             labels,
+            Format.from_description(self._delimiters),
             prompt_length=self.prompt_length,
             closed=self.closed,
-            expected=expected,
         )
 
     @property
@@ -446,7 +461,7 @@ class Trace:
     @property
     def answer_span(self) -> tuple[int, int] | None:
         """Half-open token span of `answer`; None without one."""
-        segment = self.thinking if self.parts.graded == self.parts.thinking else self.summary
+        segment = self.thinking if self.parts.is_silent else self.summary
         tokens = [
             i for i in range(segment.start, segment.stop) if int(self.step_of_token[i]) != FRAME
         ]
@@ -564,8 +579,8 @@ class Trace:
         return cls(token_ids=tensors["token_ids"], **facts)
 
 
-def _as_ids(token_ids: Sequence[int] | Tensor) -> list[int]:
-    if isinstance(token_ids, Tensor):
+def _as_ids(token_ids: Any) -> list[int]:
+    if hasattr(token_ids, "ndim"):
         if token_ids.ndim == 2 and token_ids.shape[0] == 1:
             token_ids = token_ids[0]
         if token_ids.ndim != 1:
@@ -574,9 +589,11 @@ def _as_ids(token_ids: Sequence[int] | Tensor) -> list[int]:
                 f"got shape {list(token_ids.shape)}"
             )
         token_ids = token_ids.tolist()
-    ids = [int(i) for i in token_ids]
+    ids = check_token_ids(list(token_ids), None, TraceError)
     if not ids:
         raise TraceError("expected at least one token, got none")
+    if max(ids) >= 2**63:
+        raise TraceError(f"expected token ids of a vocabulary, got {max(ids)}")
     return ids
 
 

@@ -163,7 +163,7 @@ def _common_settings(tokenizer: Any) -> dict[str, Any]:
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "max_position_embeddings": 2048,
+        "max_position_embeddings": 4096,
         "initializer_range": 0.3,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,

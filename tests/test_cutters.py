@@ -81,6 +81,8 @@ PLAIN = {
     "so on.",
     "display mathematics": "So we get\n$$x = 5. Y\n= 7. $$\n‖Then it\n\\[a. B\n= c. D\\]\n‖Then so",
     "display that goes on": "So we get\n\\[\nx = 5.\n\\]\nwhich is odd,\n$$x = 7$$\nand so on",
+    "quotations in Japanese": "彼は「そうですかもしれない。」と言った。‖それから彼は家に帰った。",
+    "other stops": "यह एक वाक्य है। ‖यह दूसरा है वाक्य।",
     "environments": "So we get\n\\begin{align}\nx &= 5. Y\\\\\n\\begin{cases}a. B\\end{cases}\n"
     "&= 7.\n\\end{align}\n‖Then it ends \\textbf{here.} ‖So it is.",
     "displays in a row": "So we get here\n\\[x = 5\\]\n‖\\[y = 16\\]\n‖It is done.",

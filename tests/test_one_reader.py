@@ -189,11 +189,7 @@ def test_messages_with_headers_are_read_alike(golden_model: Any, response: str) 
 def test_the_text_is_read_as_its_tokens(
     tokenizer: Any, split_tokenizer: Any, response: str
 ) -> None:
-    """What a grader of bare text reads, where no prompt says more.
-
-    Of a delimiter that is split over tokens only the last one can be known for it: the others stay
-    in the thinking that they end.
-    """
+    """What a grader of bare text reads, where no prompt says more."""
     for each in (tokenizer, split_tokenizer):
         prompt = encode(each, "Why? ")
         trace = Trace.from_token_ids(
@@ -202,8 +198,7 @@ def test_the_text_is_read_as_its_tokens(
         parts, read = trace.parts, read_response(response)
         assert "".join(parts.answer.split()) == "".join(read.answer.split())
         assert parts.closed == read.closed
-        if each is tokenizer:
-            assert "".join(parts.thinking.split()) == "".join(read.thinking.split())
+        assert "".join(parts.thinking.split()) == "".join(read.thinking.split())
 
 
 @pytest.mark.parametrize("form", ["auto", "think"])
@@ -296,3 +291,74 @@ def test_parts_of_special_tokens_are_frame(tokenizer: Any) -> None:
     ids = as_ids(tokenizer, ["Why?<think>", "It is.", "</think>", "Yes.", "<|im_end|>"])
     trace = Trace.from_token_ids(tokenizer, ids, prompt_length=3, strict=False)
     assert "<|" not in trace.parts.thinking + trace.parts.answer
+
+
+HARMONY_PROMPT = "<|start|>user<|message|>Why?<|end|>"
+
+
+@pytest.mark.parametrize("form", ["auto", "harmony"])
+@pytest.mark.parametrize(
+    ("prompt", "response", "thinking", "answer"),
+    [
+        (
+            "<|start|>assistant<|channel|>analysis<|message|>The thing",
+            " is 1.<|end|><|start|>assistant<|channel|>final<|message|>It is 2.<|return|>",
+            *("is 1.", "It is 2."),
+        ),
+        ("<|start|>assistant<|channel|>final<|message|>The answer", " is 2.", "", "is 2."),
+        ("<|start|>assistant<|channel|>", "final<|message|>Yes.", "", "Yes."),
+        ("<|start|>", "assistant<|channel|>final<|message|>Yes.", "", "Yes."),
+        ("<|start|>assistant to=f<|channel|>commentary<|message|>", '{"x": 9}', "", ""),
+        ("<|start|>assistant", " to=f<|channel|>commentary json<|message|>{}<|call|>", "", ""),
+        ("<|start|>assistant", "Yes, it is.", "Yes, it is.", ""),
+        ("<|start|>assistant", "to<|return|>", "to", ""),
+    ],
+)
+def test_what_a_prompt_has_begun_is_gone_on_with(
+    golden_model: Any, prompt: str, response: str, thinking: str, answer: str, form: str
+) -> None:
+    tokenizer = golden_model("tiny_gpt_oss").tokenizer
+    asked, said = (encode(tokenizer, text) for text in (HARMONY_PROMPT + prompt, response))
+    trace = Trace.from_token_ids(
+        tokenizer, asked + said, prompt_length=len(asked), format=form, strict=False
+    )
+    assert (trace.parts.thinking, trace.parts.answer) == (thinking, answer)
+    assert trace.format_name == "harmony"
+
+
+@pytest.mark.parametrize(
+    ("response", "thinking", "answer"),
+    [
+        ("<think>```python\nprint(1)\n```</think>\nDone.", "```python\nprint(1)\n```", "Done."),
+        ("<t<|im_end|>", "<t", ""),
+        ("< 5</think>B", "< 5", "B"),
+        ("<\n\\boxed{4}", "<\n\\boxed{4}", ""),
+        ("<think>x</think>a <|b|> c", "x", "a <|b|> c"),
+    ],
+)
+def test_no_text_of_a_response_is_lost_and_no_delimiter_kept(
+    tokenizer: Any, split_tokenizer: Any, response: str, thinking: str, answer: str
+) -> None:
+    for each in (tokenizer, split_tokenizer):
+        prompt = encode(each, "Why? ")
+        trace = Trace.from_token_ids(
+            each, prompt + encode(each, response), prompt_length=len(prompt), strict=False
+        )
+        for parts in (trace.parts, read_response(response)):
+            assert (parts.thinking, parts.answer) == (thinking, answer)
+
+
+def test_the_answers_tokens_are_those_of_the_answer(tokenizer: Any) -> None:
+    text = r"Why?<think>\boxed{5}</think>\boxed{5}"
+    trace = Trace.from_text(tokenizer, text)
+    assert trace.answer_span is not None
+    assert trace.answer_span[0] >= trace.summary.start
+
+
+def test_what_tools_answer_is_no_question(tokenizer: Any) -> None:
+    text = (
+        "<|im_start|>user\nHow warm?<|im_end|>\n<|im_start|>assistant\n<tool_call>w<|im_end|>\n"
+        "<|im_start|>user\n<tool_response>\n20\n</tool_response><|im_end|>\n"
+        "<|im_start|>assistant\n<think>Hm.</think>20."
+    )
+    assert Trace.from_text(tokenizer, text).steps[0].text == "How warm?"

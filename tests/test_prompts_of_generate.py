@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import byte_tokenizer, encode, plain_model
@@ -78,7 +79,8 @@ def test_prompts_of_every_kind_in_one_call(asked: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [list, torch.tensor, lambda ids: [ids], lambda i: torch.tensor([i])]
+    "make",
+    [list, tuple, torch.tensor, np.array, lambda ids: [ids], lambda ids: torch.tensor([ids])],
 )
 def test_token_ids_are_the_prompt(asked: Any, make: Any) -> None:
     ids = encode(asked.tokenizer, "Tom has 3 pens.")
@@ -110,7 +112,13 @@ def test_seeds_of_questions_stay_and_others_hash_their_ids(asked: Any) -> None:
         ([[]], "expected a question, messages such as .* got \\[\\]"),
         ([[10_000]], "token ids from 0 to .* got \\[10000\\]"),
         ([[-1]], "token ids from 0"),
-        ([3.5], "expected a question, messages such as .* got 3.5"),
+        ([3.5], r"token ids, which are whole numbers, got \[3.5\]"),
+        ([True], r"token ids, which are whole numbers, got \[True\]"),
+        (torch.tensor([1.0, 2.5]), r"whole numbers, got \[1.0, 2.5\]"),
+        (None, "a prompt, or a sequence of several, got None"),
+        ([None], "a question, messages such as .* got None"),
+        ("\ud800 x?", "characters, got the lone surrogate '.ud800'"),
+        ([{"role": "tool", "content": "7"}], r"with a user's turn, got the roles \['tool'\]"),
     ],
 )
 def test_wrong_prompts_are_explained(asked: Any, prompt: Any, message: str) -> None:
@@ -223,6 +231,11 @@ class TestFromChat:
             self.tokenizer(strips), [*MESSAGES, {"role": "assistant", "content": text}]
         )
         assert trace.response == text
+
+    def test_a_message_may_have_reasoning_alone(self) -> None:
+        said = {"role": "assistant", "content": None, "reasoning": "Hm. So it is."}
+        trace = Trace.from_chat(self.tokenizer(), [*MESSAGES, said])
+        assert (trace.parts.thinking, trace.parts.answer) == ("Hm. So it is.", "")
 
     def test_an_empty_reasoning_closes_what_the_template_opened(self) -> None:
         said = {"role": "assistant", "reasoning_content": "", "content": "Yes."}

@@ -239,6 +239,21 @@ class TestOddTranscripts:
         assert len(trace) == len(trace.steps) == 1
         check_tiling(trace)
 
+    @pytest.mark.usefixtures("unchecked")
+    @pytest.mark.parametrize(
+        ("ids", "message"),
+        [
+            ([1.5, 2.5], "whole numbers, got \\[1.5, 2.5\\]"),
+            ([-1], "token ids from 0, got \\[-1\\]"),
+            ([2**70], "token ids of a vocabulary, got"),
+            ("abc", "whole numbers, got \\['a', 'b', 'c'\\]"),
+            ([[1, 2]], "whole numbers, got \\[\\[1, 2\\]\\]"),
+        ],
+    )
+    def test_what_is_no_token_id(self, tokenizer: Any, ids: Any, message: str) -> None:
+        with pytest.raises(TraceError, match=message):
+            Trace.from_token_ids(tokenizer, ids)
+
     @pytest.mark.parametrize("ids", [[], torch.tensor([], dtype=torch.long)])
     def test_no_tokens(self, tokenizer: Any, ids: Any) -> None:
         with pytest.raises(TraceError, match="expected at least one token, got none"):
