@@ -38,8 +38,21 @@ class ResponseParts:
 
     @property
     def of_graded(self) -> str:
-        """What `graded` is a part of, for a verdict, as ``" of the answer"``; empty for all."""
-        if not self.is_silent:
+        """What `graded` is a part of, for a verdict; see `of`."""
+        return self.of(self.is_silent)
+
+    @property
+    def of_said(self) -> str:
+        """What `said` is a part of, for a verdict; see `of`."""
+        return self.of(not self.closed)
+
+    def of(self, in_thinking: bool) -> str:
+        """What was read, for a verdict, as ``" of the answer"``; empty for all there is.
+
+        Args:
+            in_thinking: Whether it was the thinking.
+        """
+        if not in_thinking:
             return " of the answer" if self.thinking.strip() else ""
         if self.closed:
             return " of the thinking, which no answer follows,"

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stepflow_tl.formats import Format
+from stepflow_tl.formats import NEXT_MESSAGE, Format
 from stepflow_tl.reading import TraceReader
 
-_CLOSINGS = {"think": "\n</think>\n\n", "harmony": "<|end|><|start|>assistant"}
+_CLOSINGS = {"think": "\n</think>\n\n", "harmony": NEXT_MESSAGE}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from jinja2 import TemplateError
 from torch import Tensor
 
-from stepflow_tl.formats import THINK, Format
+from stepflow_tl.formats import NEXT_MESSAGE, THINK, Format
 
 Message: TypeAlias = Mapping[str, Any]
 """One turn of a conversation: ``{"role": "user", "content": "..."}``, as chat templates take it."""
@@ -230,7 +230,7 @@ def _in_messages(reasoning: str | None, content: str, form: Format) -> str:
     if content:
         has_header = content.lstrip().startswith(form.header_open)
         parts.append(content if has_header else f"{form.summary_open}{content}")
-    return "<|end|><|start|>assistant".join(parts)
+    return NEXT_MESSAGE.join(parts)
 
 
 def check_token_ids(ids: Sequence[Any], size: int | None, error: type[ValueError]) -> list[int]:

@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 from numbers import Integral
 from typing import Any
 
-_FRAME = -1  # step of a token that belongs to none
+from stepflow_tl.reading import FRAME
 
 
 def increasing(cuts: Sequence[int], size: int, what: str) -> list[int]:
@@ -78,7 +78,7 @@ def labels_of_steps(
         raise ValueError(f"expected labels for {len(cuts)} cuts, got {len(labels)}")
     found: dict[int, Mapping[str, Any]] = {}
     for cut, said in zip(cuts, labels, strict=True):
-        step = next((step for step in steps[cut:] if step != _FRAME), None)
+        step = next((step for step in steps[cut:] if step != FRAME), None)
         if step is not None:
             found[step] = {**found.get(step, {}), **said}
     return found

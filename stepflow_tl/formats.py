@@ -187,6 +187,12 @@ HARMONY = Format(
 )
 """GPT-OSS."""
 
+MESSAGE_ENDS = ("<|end|>", "<|call|>", "<|return|>")
+"""What ends a message in Harmony."""
+
+NEXT_MESSAGE = "<|end|><|start|>assistant"
+"""What stands between two messages of the assistant's in Harmony, before the second's channel."""
+
 PLAIN = Format(name="plain")
 """Models without delimiters: the whole response is thinking, there is no summary."""
 

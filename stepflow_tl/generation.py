@@ -26,8 +26,8 @@ from stepflow_tl.models import (
     model_name,
     pad_token_id,
     padding_takes_positions,
+    tokenizer_of,
 )
-from stepflow_tl.models import tokenizer_of as own_tokenizer
 from stepflow_tl.precision import WIDER
 from stepflow_tl.reading import end_token_ids
 from stepflow_tl.rows import Row, Rows, publish
@@ -226,7 +226,7 @@ def generate(
     if not given:
         raise GenerationError("expected at least one question, got none")
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
-    tokenizer = own_tokenizer(model) if tokenizer is None else tokenizer
+    tokenizer = tokenizer_of(model) if tokenizer is None else tokenizer
     asked = [as_prompt(tokenizer, prompt, chat=chat) for prompt in given]
     decoder = Decoder(
         model,
@@ -372,17 +372,7 @@ class Decoder:
         Raises:
             GenerationError: The logits of a row are NaN or infinite.
         """
-        if min(limits) == 0 and len(prompts) > 1:  # a prompt that fills the context is not run
-            apart = zip(prompts, generators, limits, strict=True)
-            groups: dict[bool, list[Any]] = {True: [], False: []}
-            for job in apart:
-                groups[job[2] > 0].append(job)
-            run = iter(self.decode(*zip(*groups[True], strict=True)) if groups[True] else [])
-            kept = iter([self.decode([p], [g], [limit])[0] for p, g, limit in groups[False]])
-            return [next(run if limit > 0 else kept) for limit in limits]
-        width = max(map(len, prompts)) + max(limits)
-        positions = context_length(self.model) if padding_takes_positions(self.model) else None
-        if len(prompts) > 1 and positions is not None and width > positions:
+        if len(prompts) > 1 and not self._fit_together(prompts, limits):
             alone = zip(prompts, generators, limits, strict=True)
             return [self.decode([p], [g], [limit])[0] for p, g, limit in alone]
         pad_id = pad_token_id(self.model, self.tokenizer)
@@ -396,6 +386,12 @@ class Decoder:
         with torch.no_grad(), publish(self.model, rows):
             self._run(rows, prompts, generators, limits)
         return list(rows)
+
+    def _fit_together(self, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> bool:
+        """Whether these can be one batch: all have room, and so has the padding."""
+        positions = context_length(self.model) if padding_takes_positions(self.model) else None
+        width = max(map(len, prompts)) + max(limits)
+        return min(limits) > 0 and (positions is None or width <= positions)
 
     def _run(
         self,

@@ -16,6 +16,7 @@ from stepflow_tl.cutters import new_cutter
 from stepflow_tl.formats import (
     AUTO_FORMAT,
     HARMONY,
+    MESSAGE_ENDS,
     PLAIN,
     SEGMENTS,
     THINK,
@@ -31,12 +32,12 @@ FRAME = -1
 _MAX_PENDING = 8  # tokens that may wait for the rest of a UTF-8 character
 _LONGEST_HEADER = 256  # characters; a longer one is none
 _OPENERS = (THINK.thinking_open or "", *HARMONY.header_open, "to=")
-_HEADER_NAMES = ("start", "end", "message", "channel", "constrain", "call", "return")
-_HEADERS = tuple(f"<|{name}|>" for name in _HEADER_NAMES)
-_HEADED = re.compile(r"\s*(?:<\|channel\|>|<\|start\|>|to=\S+\s*<\|channel\|>)")
-_ENDS = re.compile(
-    r"(?:\s*(?:<\|(?:im_end|endoftext|eot_id|eom_id|end_of_text|end_of_sentence|end)\|>|</s>|<eos>|"
-    r"<end_of_turn>|<\uff5cend\u2581of\u2581sentence\uff5c>))+\s*\Z"
+_HARMONY_TEXTS = (*HARMONY.header_open, "<|constrain|>", "<|message|>", *MESSAGE_ENDS)
+_HEADED = re.compile(r"(?:<\|channel\|>|<\|start\|>|to=\S+\s*<\|channel\|>)")
+_ENDS = (
+    *("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"),
+    *("<|end_of_sentence|>", "<\uff5cend\u2581of\u2581sentence\uff5c>"),
+    *("<|end|>", "</s>", "<eos>", "<end_of_turn>"),
 )
 """End tokens of known models, as text at the end of a response."""
 
@@ -59,6 +60,11 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset(tokenizer.all_special_ids) | added
 
 
+def tokenizer_in(model: Any) -> Any:
+    """The tokenizer of a model, or the tokenizer itself where one is given."""
+    return getattr(model, "tokenizer", None) or model
+
+
 def end_token_ids(model: Any, tokenizer: Any | None = None) -> frozenset[int]:
     """Ids that end a response: the tokenizer's end token and the model's generation settings.
 
@@ -66,7 +72,7 @@ def end_token_ids(model: Any, tokenizer: Any | None = None) -> frozenset[int]:
         model: Any model, or a tokenizer alone.
         tokenizer: In place of the model's own.
     """
-    tokenizer = tokenizer or getattr(model, "tokenizer", None) or model
+    tokenizer = tokenizer or tokenizer_in(model)
     ids = {tokenizer.eos_token_id}
     settings = getattr(huggingface_model(model), "generation_config", None)
     configured = getattr(settings, "eos_token_id", None)
@@ -167,7 +173,6 @@ class TraceReader:
         self._end_ids = end_ids
         self._cuts = cuts
         self._asked = form
-        self._auto = form.is_auto
         self._cutters = {1: new_cutter(form.thinking_cutter), 2: new_cutter(form.summary_cutter)}
         self._adopt(THINK if form.is_auto else form)
         self._thinks = form.summary_open is not None
@@ -194,7 +199,7 @@ class TraceReader:
     @property
     def is_auto(self) -> bool:
         """Whether text decides the format."""
-        return self._auto
+        return self._asked.is_auto
 
     @property
     def has_cuts(self) -> bool:
@@ -277,7 +282,7 @@ class TraceReader:
     @property
     def _seems_think(self) -> bool:
         """Whether text decides the format, and nothing has shown another than `THINK`."""
-        return self._auto and self._form.name == THINK.name
+        return self.is_auto and self._form.name == THINK.name
 
     def _cut_as_asked(self, form: Format) -> Format:
         cutters = (self._asked.thinking_cutter, self._asked.summary_cutter)
@@ -295,7 +300,7 @@ class TraceReader:
     def _close_prompt(self) -> None:
         """Find the question, and whether the prompt has opened (or closed) the thinking."""
         prompt = "".join(self.texts)
-        if self._auto:
+        if self.is_auto:
             expected = expected_format(self._tokenizer, prompt) if prompt else PLAIN
             self._adopt(THINK if expected is PLAIN else expected)
             self._thinks = expected is not PLAIN
@@ -339,19 +344,20 @@ class TraceReader:
         """
         if marker is None:
             return -1
-        return tail.rfind(marker) if tail else 0 if prompt.rstrip().endswith(marker) else -1
+        if tail:
+            return tail.rfind(marker)
+        return 0 if prompt.rstrip().endswith(marker) else -1
 
     def _after_question(self, prompt: str) -> str:
         """What follows the last user turn and the last special token that is no delimiter."""
-        known = question_span(prompt)[1] < len(prompt)
-        tail = ""
+        after = prompt[question_span(prompt)[1] :]
+        known, tail = bool(after), ""
         told = list(zip(self.texts, self._prompt_special, strict=True))[1:]  # no start token tells
         for text, special in reversed(told):
             if special and not any(text in marker for marker in self._markers):
                 known = True
                 break
             tail = text + tail
-        after = prompt[question_span(prompt)[1] :]
         return min(tail, after or tail, key=len) if known else ""
 
     def _mark_question(self) -> None:
@@ -415,7 +421,7 @@ class TraceReader:
             self._next_segment = self._next_segment or 1
             return lead
         self._next_segment = None  # a thinking that the prompt had closed is opened again
-        if self._auto and opener in HARMONY.header_open:
+        if self.is_auto and opener in HARMONY.header_open:
             self._adopt(HARMONY)
             self._thinks, self._tail = True, lead
         elif opener == "to=":
@@ -546,7 +552,7 @@ def response_parts(
             continue
         if step == FRAME:
             if position == last + 1:
-                parts[segment] = _without_delimiter(parts[segment], texts[position], form)
+                _drop_delimiter(parts[segment], texts[position], form)
             continue
         if parts[segment] and position != last + 1:
             parts[segment].append("\n")
@@ -571,19 +577,33 @@ def _undecided(texts: Sequence[str]) -> str:
         if start.startswith(_OPENERS):
             return ""
         if not any(opener.startswith(start) and opener != start for opener in _OPENERS):
-            return lead + text if lead.strip() and text.isspace() else lead
-        lead += text
+            return lead + text if lead and text.isspace() else lead
+        lead = start
     return lead
 
 
-def _without_delimiter(written: list[str], completes: str, form: Format) -> list[str]:
-    """Texts without the tokens of a delimiter that was split, of which this is the last."""
+def _drop_delimiter(written: list[str], completes: str, form: Format) -> None:
+    """Drop the tokens of a delimiter that was split, of which this is the last."""
     for marker in filter(None, (form.summary_open, form.thinking_open)):
         tail = "".join(written[-len(marker) :])
         at = (tail + completes).rfind(marker)
         if 0 <= at < len(tail) < at + len(marker):
-            return [*written[: -len(marker)], tail[:at]]
-    return written
+            written[-len(marker) :] = [tail[:at]]
+            return
+
+
+def _without_ends(text: str) -> str:
+    """A response's text without the end tokens that it ends with."""
+    kept = at = len(text)
+    while at:
+        end = next((end for end in _ENDS if text.endswith(end, 0, at)), None)
+        if end is not None:
+            kept = at = at - len(end)
+        elif text[at - 1].isspace():
+            at -= 1
+        else:
+            break
+    return text[:kept]
 
 
 def read_response(text: str, form: Format = AUTO_FORMAT) -> ResponseParts:
@@ -593,13 +613,13 @@ def read_response(text: str, form: Format = AUTO_FORMAT) -> ResponseParts:
         text: Whatever a model wrote after its prompt.
         form: Its format.
     """
-    text = _ENDS.sub("", text)
-    if form.is_auto and _HEADED.match(text):
+    text = _without_ends(text)
+    if form.is_auto and _HEADED.match(text.lstrip()):
         form = HARMONY
     whole = replace(form, thinking_cutter="none", summary_cutter="none")
     reader = TraceReader(None, whole, prompt_length=0)
     markers = {m for f in (reader.form, THINK) for m in (f.thinking_open, f.summary_open) if m}
-    specials = _HEADERS if form.header_open else ()
+    specials = _HARMONY_TEXTS if form.header_open else ()
     written = "|".join(map(re.escape, (*specials, *sorted(markers, key=len, reverse=True))))
     for piece in re.split(f"({written})", text):
         if piece:

@@ -12,10 +12,10 @@ from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateError
 
-from stepflow_tl.formats import HARMONY, PLAIN, THINK, Format
+from stepflow_tl.formats import HARMONY, MESSAGE_ENDS, PLAIN, THINK, Format
 
 _PROBE = "Which words are these?"
-_DELIMITERS = ("<think>", "</think>")  # of THINK
+_DELIMITERS = tuple(m for m in (THINK.thinking_open, THINK.summary_open) if m)
 _ASSISTANT = f"{HARMONY.header_open[0]}assistant"
 _KNOWN: WeakKeyDictionary[Any, tuple[Any, Template]] = WeakKeyDictionary()
 
@@ -61,7 +61,7 @@ def expected_format(tokenizer: Any, prompt: str) -> Format:
 def _opens_message(prompt: str) -> bool:
     """Whether a prompt ends in a message of the assistant's, or in its header."""
     _, found, rest = prompt.rpartition(HARMONY.header_open[0])
-    is_open = not any(end in rest for end in ("<|end|>", "<|return|>", "<|call|>"))
+    is_open = not any(end in rest for end in MESSAGE_ENDS)
     return bool(found) and is_open and "assistant".startswith(rest[: len("assistant")])
 
 

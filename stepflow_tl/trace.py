@@ -49,6 +49,7 @@ from stepflow_tl.reading import (
     TraceReader,
     end_token_ids,
     response_parts,
+    tokenizer_in,
 )
 from stepflow_tl.templates import expected_format
 
@@ -179,7 +180,7 @@ class Trace:
                 f"prompt_length must be between 1 and the {len(ids)} tokens of the sequence, "
                 f"got {prompt_length}"
             )
-        tokenizer = getattr(model, "tokenizer", None) or model
+        tokenizer = tokenizer_in(model)
         form = named_format(format)
         try:
             reader = TraceReader(
@@ -270,7 +271,7 @@ class Trace:
                 what its tokens say (characters cannot be counted then); or cuts that do not go up
                 within the text.
         """
-        tokenizer = getattr(model, "tokenizer", None) or model
+        tokenizer = tokenizer_in(model)
         if not isinstance(text, str):
             raise TraceError(f"expected the text of a transcript, got {text!r}")
         if prompt is not None and not text.startswith(prompt):
@@ -346,7 +347,7 @@ class Trace:
                 "expected a conversation whose last message is the assistant's, after the turn "
                 f"that it answers, got the roles {[turn['role'] for turn in turns]}"
             )
-        tokenizer = getattr(model, "tokenizer", None) or model
+        tokenizer = tokenizer_in(model)
         prompt = prompt_text(tokenizer, turns[:-1], chat=chat or Chat())
         form = named_format(format)
         if form.is_auto:

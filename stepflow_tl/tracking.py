@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Int
@@ -83,7 +84,7 @@ class Tracker:
         self._rows = Rows([])
         self._labels: LabelBuffer
         self._written = (0, 0)  # revision of the rows that the labels are of, and their columns
-        self._guarded: list[Any] = []
+        self._guarded: WeakSet[Any] = WeakSet()  # whoever decodes holds the caches, and lets go
 
     def hooks(self) -> list[tuple[str, Any]]:
         """Forward hooks that any run needs: the number of keys, seen at layer 0."""
@@ -186,7 +187,7 @@ class Tracker:
 
     def _guard(self, cache: Any) -> None:
         """Refuse whatever would put the rows of a cache in another order, such as beam search."""
-        if cache is None or any(cache is one for one in self._guarded):
+        if cache is None or cache in self._guarded:
             return
 
         def refuse(*args: Any, **kwargs: Any) -> None:
@@ -195,7 +196,7 @@ class Tracker:
                 "exchanged (beam search?): decode greedily or by sampling, with num_beams=1"
             )
 
-        self._guarded.append(cache)
+        self._guarded.add(cache)
         for name in _CHANGES_OF_ROWS:
             if hasattr(cache, name):
                 setattr(cache, name, refuse)

@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from stepflow_tl.cutters import Cutting, new_cutter
 from stepflow_tl.formats import HARMONY, PLAIN, THINK
 from stepflow_tl.loading import load_model
 
@@ -87,6 +88,18 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 
 def decode(tokenizer: Any, ids: list[int]) -> str:
     return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def cut(tokens: list[str], cutter: Cutting) -> list[str]:
+    """The steps that a cutter makes of these tokens."""
+    state = new_cutter(cutter)
+    state.open(tokens[0])
+    steps = [tokens[0]]
+    for token in tokens[1:]:
+        if state.push(token):
+            steps.append("")
+        steps[-1] += token
+    return steps
 
 
 @st.composite

@@ -97,3 +97,17 @@ def test_delimiters_in_ordinary_text_are_kept():
 def test_what_is_graded(parts, graded, of):
     assert (parts.graded, parts.of_graded) == (graded, of)
     assert parts.said == (parts.answer if parts.closed else parts.thinking)
+
+
+@pytest.mark.parametrize(
+    "unit", [" ", "<", "</s>", "<|im_end|>", "<think>", "</think>", "<|end|>", "<|channel|>", "to="]
+)
+def test_long_hostile_text_is_read(unit):
+    """Text of any kind is read in one go; untrusted, it may be made to take long."""
+    parts = read_response(unit * (300_000 // len(unit)))
+    assert len(parts.thinking) + len(parts.answer) <= 300_000
+
+
+def test_end_tokens_are_no_text():
+    assert read_response("Yes. </s> \n<|im_end|>\n").thinking == "Yes."
+    assert read_response("Yes</s> no").thinking == "Yes</s> no"

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from helpers import cut as cut_tokens
 
 from stepflow_tl.cutters import CUTTERS, is_fragment, new_cutter
 from stepflow_tl.formats import (
@@ -21,17 +22,7 @@ from stepflow_tl.formats import (
 
 def cut(text: str, cutter: str, pattern: str = r" ?[^\s]+|\s+") -> list[str]:
     """Cut text whose tokens are words with the space before them."""
-    steps: list[str] = []
-    decide = new_cutter(cutter)
-    for token in re.findall(pattern, text):
-        if not steps:
-            decide.open(token)
-            steps.append(token)
-        elif decide.push(token):
-            steps.append(token)
-        else:
-            steps[-1] += token
-    return steps
+    return cut_tokens(re.findall(pattern, text), cutter)
 
 
 @pytest.mark.parametrize("pattern", [r"\s?\S+|\s", r".|\n", r"\s+|\S{1,3}", r"\W*\w+\W*"])

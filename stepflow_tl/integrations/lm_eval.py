@@ -158,8 +158,7 @@ class StepFlowLM(TemplateLM):  # type: ignore[misc]
             pretrained, device=device, dtype=precision(dtype, pretrained, revision), **boot
         )
         self.tokenizer = tokenizer_of(self._model)
-        self._format = format
-        named_format(format)
+        self._format = named_format(format)
         self._think_end = self._delimiter(think_end_token)
         self._specials = [str(t) for t in self.tokenizer.added_tokens_decoder.values() if t.special]
         longest = context_length(self._model)
@@ -335,7 +334,7 @@ class StepFlowLM(TemplateLM):  # type: ignore[misc]
             "stepflow": {
                 "version": __version__,
                 "model": model_name(self._model),
-                "format": self._format,
+                "format": self._format.name,
                 "interventions": to_spec(self.flow),
                 "responses": self.traces,
                 "unclosed": self.unclosed,

@@ -163,7 +163,7 @@ class StepFlow:
         Args:
             model: A `TransformerBridge`, a `HookedTransformer`, or a Hugging Face decoder whose
                 attention goes through transformers' ``AttentionInterface``.
-            tokenizer: The tokenizer; None for the model's own, which a Hugging Face model lacks.
+            tokenizer: The tokenizer; None for ``model.tokenizer``.
             format: How the model writes its reasoning; `stepflow_tl.generate` knows by itself.
             prompt_length: Number of prompt tokens, where neither `stepflow_tl.generate` drives the
                 model nor an opening delimiter shows where the thinking begins.

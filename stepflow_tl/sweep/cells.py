@@ -100,10 +100,10 @@ def decoding_spec(decoding: Decoding) -> dict[str, Any]:
     """JSON-able description of what decides a response: all but the batch size."""
     spec = asdict(decoding)
     del spec["batch_size"]
-    return spec | {"format": format_spec(decoding.format)}
+    return spec | {"format": _format_spec(decoding.format)}
 
 
-def format_spec(form: str | Format) -> str | dict[str, Any]:
+def _format_spec(form: str | Format) -> str | dict[str, Any]:
     """A format by its name where that says it all; else all that it is, cutters by their names."""
     if isinstance(form, str):
         return form

@@ -1,6 +1,8 @@
 """StepFlow inside plain Hugging Face models: the logits of the hook path, whatever drives them."""
 
+import gc
 import re
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -401,6 +403,12 @@ class TestRefusals:
                 cache.batch_select_indices(torch.tensor([0]))
         cache.batch_select_indices(torch.tensor([0]))
         assert cache.layers[0].keys.shape[0] == 1
+
+    def test_caches_are_not_kept(self, plain: Any, tokenizer: Any, trace: Trace) -> None:
+        with FLOW.attach(plain, tokenizer=tokenizer), torch.no_grad():
+            held = weakref.ref(plain(trace.tokens).past_key_values)
+            gc.collect()
+            assert held() is None
 
     def test_gradient_momentum(self, plain: Any, tokenizer: Any) -> None:
         message = (

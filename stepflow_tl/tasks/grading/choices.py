@@ -100,7 +100,7 @@ def _last_stated(parts: ResponseParts) -> tuple[str, str] | Grade:
         if _SEVERAL.match(said, last.end()):
             more = said[last.start() : last.end() + 20]
             return refused("not_understood", f"several letters are stated: {shown(more)}")
-        return f"the sentence {shown(text)}{parts.of_graded}", (last[1] or last[2]).upper()
+        return f"the sentence {shown(text)}{parts.of_said}", (last[1] or last[2]).upper()
     inside = boxed(parts)
     if isinstance(inside, Grade):
         return inside

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from stepflow_tl.answers import ResponseParts
 from stepflow_tl.tasks.base import Grade
 from stepflow_tl.tasks.grading.reading import Response, parts_of, passed, refused, shown
 from stepflow_tl.tasks.grading.running import Limits, Ran, run_program
@@ -114,16 +113,9 @@ def grade_code(response: Response, tests: CodeTests, *, limits: Limits = _LIMITS
         failed = _failure(ran, wanted, tests.function, limits)
         if failed is not None:
             return refused(failed[0], at + failed[1], source)
-    return passed(f"it passed {count} of {count} tests{_where(parts, in_thinking)}", source)
-
-
-def _where(parts: ResponseParts, in_thinking: bool) -> str:
-    """Where a program stands, if that is not the answer."""
-    if not in_thinking or not (parts.closed or parts.expected):
-        return ""
-    if parts.closed:
-        return "; it stands in the thinking, and no program follows it"
-    return "; it stands in a response whose thinking never closed"
+    where = parts.of(True).rstrip(",") if in_thinking else ""
+    said = f"it passed {count} of {count} tests"
+    return passed(f"{said}, as the program{where}" if where else said, source)
 
 
 def last_program(response: str) -> str | Grade:

@@ -56,7 +56,7 @@ def grade_number(response: Response, gold: str) -> Grade:
         raise ValueError(f"expected a gold answer such as '18', got {shown(gold)}")
     parts = parts_of(response)
     has_box = last_boxed(parts.graded) is not None
-    where = f"the last {'box' if has_box else 'number'}{parts.of_graded}"
+    where = f"the last box{parts.of_graded}" if has_box else f"the last number{parts.of_said}"
     if has_box:
         text = boxed(parts)
         if isinstance(text, Grade):

@@ -119,3 +119,9 @@ def test_a_megabyte(unit: str) -> None:
     response = unit * (1_000_000 // len(unit))
     assert not grade_choice(response, "B").correct
     assert not grade_choice(rf"answer{response}\boxed{{{response}}}", "B").correct
+
+
+def test_words_of_the_answer_are_said_to_be_the_answers():
+    grade = grade_choice(r"Perhaps \boxed{A}</think>So the correct option is (B).", "B")
+    assert grade.correct
+    assert grade.reason == "the sentence 'correct option is (B)' of the answer states B, the gold"
