@@ -116,12 +116,15 @@ def check(model: Any, ids: list[int], length: int, form: Format | str, trace: Tr
     reader = TraceReader(model.tokenizer, named, prompt_length=length, end_ids=ends)
     stop = StoppedRow(["Q:"], reader)
     forced = ForcedRow(Plans(ThinkingBudget(most=1000), model.tokenizer, ends), reader)
-    stopped, half = False, length + (len(ids) - length) // 2
+    stopped = expected = False
+    half = length + (len(ids) - length) // 2
     for position, token in enumerate(ids):
         if position >= length:
             assert forced.next(token) == token
         reader.push(token)
         stopped = stop.stopped() or stopped
+        if position == length - 1:
+            expected = reader.thinking or reader.closed
         if position == half:  # a budget sees the thinking of the prefix, as the prefix is read
             prefix = Trace.from_token_ids(
                 model, ids[: position + 1], prompt_length=length, format=form, strict=False
@@ -131,10 +134,10 @@ def check(model: Any, ids: list[int], length: int, form: Format | str, trace: Tr
                 trace.segment_of_token[: position + 1].tolist()
             )
             assert prefix.step_of_token.tolist() == trace.step_of_token[: position + 1].tolist()
-    if trace.closed:  # a stop string counts where the answer is, and nowhere else
-        assert stopped == ("Q:" in trace.parts.answer)
-    elif trace.parts.expected:
-        assert not stopped
+    if expected:  # else what comes before a thinking shows is an answer, as far as can be known
+        assert stopped == (trace.closed and "Q:" in trace.parts.answer)
+    elif not trace.parts.expected:
+        assert stopped == ("Q:" in trace.parts.thinking)
 
     here = followed(model, ids, Tracker(model, format=form, prompt_length=length))
     ended = next((i for i in range(length, len(ids)) if ids[i] in ends), len(ids))
