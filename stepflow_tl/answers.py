@@ -71,6 +71,7 @@ class ResponseParts:
         return not _STATES.search(self.answer) and last_boxed(self.thinking) is not None
 
 
+_BRACE = re.compile(r"\\f?boxed\s*\{|\\.|[{}]", re.DOTALL)
 _STATES = re.compile(r"[0-9$\\]|\banswer\b", re.IGNORECASE)
 
 
@@ -83,14 +84,16 @@ def boxed_answer(text: str) -> str | None:
 def last_boxed(text: str) -> tuple[int, int] | None:
     r"""Character span of the content of the last ``\boxed{...}``; None if there is none.
 
-    Braces may nest. An unclosed box does not count.
+    Braces may nest; escaped ones (``\left\{ ... \right.``) open and close nothing. An unclosed box
+    does not count.
     """
     best: tuple[int, int] | None = None
     open_braces: list[int | None] = []  # content start where the brace opens a box, else None
-    for brace in re.finditer(r"\\boxed\{|[{}]", text):
-        if brace.group() != "}":
-            open_braces.append(brace.end() if brace.group() != "{" else None)
-        elif open_braces:
+    for brace in _BRACE.finditer(text):
+        found = brace.group()
+        if found[-1] == "{" and found != "\\{":
+            open_braces.append(brace.end() if found != "{" else None)
+        elif found == "}" and open_braces:
             start = open_braces.pop()
             if start is not None and (best is None or start > best[0]):
                 best = (start, brace.start())

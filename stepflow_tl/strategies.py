@@ -140,8 +140,8 @@ class Strategy(ABC):
         decoding: Decoding,
         *,
         seed: int,
-        same_answer: SameAnswer,
-        read_answer: ReadAnswer | None = None,
+        same_answer: SameAnswer | Sequence[SameAnswer],
+        read_answer: ReadAnswer | Sequence[ReadAnswer] | None = None,
     ) -> list[Attempt]:
         """Answer each question, in a batch.
 
@@ -150,8 +150,9 @@ class Strategy(ABC):
             questions: The questions.
             decoding: How to decode.
             seed: Same seed, same traces.
-            same_answer: Whether two answers count as one in a vote.
-            read_answer: The answer in a response's parts; None for the last box.
+            same_answer: Whether two answers count as one in a vote; for all questions, or one for
+                each.
+            read_answer: The answer in a response's parts, likewise; None for the last box.
 
         Raises:
             ValueError: The decoding or the model does not fit this strategy.
@@ -169,9 +170,12 @@ class Strategy(ABC):
         )
         seconds = (time.perf_counter() - started) / len(questions)
         attempts = []
-        for first in range(0, len(traces), self.traces_per_answer):
+        for number in range(len(questions)):
+            first = number * self.traces_per_answer
             votes = tuple(traces[first : first + self.traces_per_answer])
-            taken, tied = majority(votes, same_answer, read_answer)
+            same = same_answer if callable(same_answer) else same_answer[number]
+            read = read_answer[number] if isinstance(read_answer, Sequence) else read_answer
+            taken, tied = majority(votes, same, read)
             attempts.append(Attempt(trace=taken, traces=votes, tied=tied, seconds=seconds))
         return attempts
 

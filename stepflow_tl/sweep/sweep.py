@@ -166,6 +166,8 @@ class Sweep:
             InterventionWarning: For each arm whose interventions never acted on any problem.
         """
         self.task.check()
+        if any(strategy.traces_per_answer > 1 for strategy in self.strategies):
+            self.task.check_votes()
         with (executor or LocalExecutor()).open(self._job()) as workers:
             survey = workers.survey
             identity = self._identity(survey)

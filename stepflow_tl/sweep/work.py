@@ -31,6 +31,7 @@ def solve_batch(
     Returns:
         One row per cell, with the columns of `stepflow_tl.sweep.store.COLUMNS`.
     """
+    votes = [task.vote(cell.item) for cell in batch.cells]
     with warnings.catch_warnings():
         # One batch may well be too short for an intervention; the sweep warns of whole arms.
         warnings.simplefilter("ignore", InterventionWarning)
@@ -40,8 +41,8 @@ def solve_batch(
                 [task.ask(cell.item, batch.seed) for cell in batch.cells],
                 decoding,
                 seed=batch.seed,
-                same_answer=task.same_answer,
-                read_answer=task.read_answer,
+                same_answer=[vote.same for vote in votes],
+                read_answer=[vote.read for vote in votes],
             )
     shared = {
         "arm": batch.arm.label,

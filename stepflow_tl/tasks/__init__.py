@@ -1,6 +1,6 @@
 """Tasks: problems in groups, and how their answers are read and graded."""
 
-from stepflow_tl.tasks.base import Grade, Item, Task
+from stepflow_tl.tasks.base import Grade, Item, Task, Vote
 from stepflow_tl.tasks.benchmarks import Benchmark
 from stepflow_tl.tasks.prompts import STYLES, Style, rendered_prompt, style_for
 from stepflow_tl.tasks.sources import SOURCES, BenchmarkError, Columns, Source, source_of
@@ -18,6 +18,7 @@ __all__ = [
     "Source",
     "Style",
     "Task",
+    "Vote",
     "WordProblems",
     "as_task",
     "rendered_prompt",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -41,6 +42,8 @@ class Grade(NamedTuple):
         error: The kind of its first error, where the task can tell.
         error_step: Index of the thinking step where it went wrong, where the task can tell.
         reason: Why it was graded so, in words, where the task says.
+        read_as: The answer as it was compared, normalized, where the task says.
+        rule: By which rule it was accepted or refused, where the task says.
     """
 
     correct: bool
@@ -48,6 +51,20 @@ class Grade(NamedTuple):
     error: str | None = None
     error_step: int | None = None
     reason: str | None = None
+    read_as: str | None = None
+    rule: str | None = None
+
+
+class Vote(NamedTuple):
+    """How answers to one question vote.
+
+    Attributes:
+        read: The answer in a response's parts; None for no vote.
+        same: Whether two answers count as one.
+    """
+
+    read: Callable[[ResponseParts], str | None]
+    same: Callable[[str, str], bool]
 
 
 class Task(ABC):
@@ -108,6 +125,22 @@ class Task(ABC):
     def same_answer(self, first: str, second: str) -> bool:
         """Whether two answers count as one in a majority vote."""
         return first.strip() == second.strip()
+
+    def vote(self, item: Item) -> Vote:
+        """How the answers to one question vote; the same for all questions, unless a task says so.
+
+        Args:
+            item: The question.
+        """
+        return Vote(self.read_answer, self.same_answer)
+
+    def check_votes(self) -> None:
+        """Refuse a majority vote that this task cannot hold, before anything is decoded.
+
+        Raises:
+            ValueError: Its answers cannot be told apart without their grades.
+        """
+        return
 
     @cached_property
     def digest(self) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from stepflow_tl.answers import ResponseParts
 from stepflow_tl.tasks import grading
-from stepflow_tl.tasks.base import Grade, Item, Task
+from stepflow_tl.tasks.base import Grade, Item, Task, Vote
 from stepflow_tl.tasks.code_tests import read_tests
+from stepflow_tl.tasks.grading import CodeTests, check_math_gold, number_of
 from stepflow_tl.tasks.prompts import Style, as_style
 from stepflow_tl.tasks.records import LETTERS, Record, check_tests, records_of
 from stepflow_tl.tasks.selection import Part, chosen, different, fraction
@@ -55,8 +57,12 @@ class Benchmark(Task):
         held_out: The share that is held out. Which question is in it depends on nothing but that
             question.
         style: How the question is worded: a name of `STYLES`, a `Style`, or its settings.
-        shuffle: Whether a choice's options come in another order for each seed.
+        shuffle: Whether a choice's options come in another order for each seed. Options that come
+            with letters of their own ("A)21", as AQuA's) keep them, and their order.
         allow_code_execution: Whether grading may run code that the model wrote.
+        on_error: "raise" to refuse a file with a row that is not what it should be, or whose right
+            answer no response could match; "skip" to leave such rows out, count and name them
+            (`skipped`), and warn.
     """
 
     name: str | None = None
@@ -69,6 +75,7 @@ class Benchmark(Task):
     style: str | Style | Mapping[str, Any] = "default"
     shuffle: bool = True
     allow_code_execution: bool = False
+    on_error: Literal["raise", "skip"] = "raise"
 
     def __post_init__(self) -> None:
         """Check the settings; no row is read yet.
@@ -95,6 +102,8 @@ class Benchmark(Task):
             raise BenchmarkError(
                 f"expected part to be one of {list(get_args(Part))}, got {self.part!r}"
             )
+        if self.on_error not in ("raise", "skip"):
+            raise BenchmarkError(f"expected on_error 'raise' or 'skip', got {self.on_error!r}")
         if not 0.0 < self.held_out < 1.0 or (self.n is not None and self.n < 1):
             raise BenchmarkError(
                 f"expected held_out between 0 and 1, and n >= 1 or none, got {self.held_out} and "
@@ -137,6 +146,11 @@ class Benchmark(Task):
         """
         return tuple(record.item for record in self._records.values())
 
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Rows that were left out under ``on_error="skip"``, each with what was wrong with it."""
+        return self._loaded[1]
+
     def ask(self, item: Item, seed: int) -> str:
         """The question in this style's words; a choice's options in an order of this seed."""
         record = self._records[item.key]
@@ -158,7 +172,8 @@ class Benchmark(Task):
 
         Raises:
             FileNotFoundError: There is no such file.
-            BenchmarkError: It cannot be had, a row is wrong, or code may not be run.
+            BenchmarkError: It cannot be had, a row is wrong or has a right answer that no response
+                could match, or code may not be run.
             ImportError: The extra ``eval`` is not installed, which its grader needs.
             RuntimeError: This machine has not what programs are guarded with.
         """
@@ -167,7 +182,7 @@ class Benchmark(Task):
             if self.kind == "code":
                 self._tests(record)
         if self.kind == "math":
-            grading.grade_math(r"\boxed{1}", "1")
+            grading.grade_math(r"\boxed{\int_0^1 2x\,dx}", "1")  # which needs math-verify
         elif self.kind == "code":
             grading.grade_code(_PROGRAM, grading.CodeTests(inputs=("",), outputs=("1",)))
 
@@ -207,6 +222,45 @@ class Benchmark(Task):
         if self.kind == "choice":
             return grading.same_letter(first, second)
         return super().same_answer(first, second)
+
+    def vote(self, item: Item) -> Vote:
+        """How answers vote; programs by what they do on the question's public examples.
+
+        Raises:
+            BenchmarkError: The question has no public examples, or code may not be run.
+        """
+        if self.kind != "code":
+            return super().vote(item)
+        self._may_run()
+        behaviour = grading.Behaviour(self._examples(self._records[item.key]))
+        return Vote(behaviour.program, behaviour.same)
+
+    def check_votes(self) -> None:
+        """Refuse a vote on code without public examples: hidden tests must not choose an answer.
+
+        Raises:
+            BenchmarkError: A question has none.
+        """
+        if self.kind == "code":
+            for record in self._records.values():
+                self._examples(record)
+
+    def _examples(self, record: Record) -> grading.CodeTests:
+        """The public examples: the first column of tests, where others are hidden."""
+        if len(self._columns.tests) < 2:
+            raise BenchmarkError(
+                f"{self.label}: a majority vote on code goes by what programs do on public "
+                f"examples, and one column holds all tests; expected columns={{'tests': [those of "
+                f"the examples, the hidden ones]}}, or a strategy without a vote"
+            )
+        try:
+            inputs, outputs, function = read_tests(record.tests[:1], record.function)
+        except BenchmarkError as error:
+            raise BenchmarkError(
+                f"{self.label}, row {record.row}: no public examples, by which a majority vote on "
+                f"code goes: {error}"
+            ) from None
+        return grading.CodeTests(inputs=inputs, outputs=outputs, function=function)
 
     def describe(self) -> dict[str, Any]:
         """Its settings, those that are not the defaults; a file's path from any directory."""
@@ -271,23 +325,54 @@ class Benchmark(Task):
 
     @cached_property
     def _records(self) -> dict[str, Record]:
+        return self._loaded[0]
+
+    @cached_property
+    def _loaded(self) -> tuple[dict[str, Record], tuple[str, ...]]:
+        """The records by key, and what was wrong with the rows that were skipped."""
+        skipped: list[str] = []
+        skip = skipped.append if self.on_error == "skip" else None
         if self.path is not None:
-            rows = rows_of_file(self.path)
+            rows = rows_of_file(self.path, skip)
         else:
             assert self.source is not None
             rows = rows_of_hub(self.source)
-        records = different(records_of(rows, self._columns, self._kind, self.label))
+        given = records_of(rows, self._columns, self._kind, self.label, self._check_gold, skip)
         found = {}
-        for record in chosen(records, self.part, self.held_out, self.n):
+        for record in chosen(different(given), self.part, self.held_out, self.n):
             if self.kind == "code":
                 check_tests(record, self.label)
             found[record.item.key] = record
+        if skipped:
+            warnings.warn(
+                f"{self.label}: {len(skipped)} rows were skipped (on_error='skip'): "
+                f"{'; '.join(skipped[:5])}{'; ...' if len(skipped) > 5 else ''}",
+                UserWarning,
+                stacklevel=2,
+            )
         if len(found) < (self.n or 1):
             raise BenchmarkError(
                 f"{self.label}: expected at least {self.n or 1} problems in part {self.part!r}, "
                 f"found {len(found)}"
             )
-        return found
+        return found, tuple(skipped)
+
+    def _check_gold(self, record: Record) -> None:
+        """Refuse a right answer that no response could match.
+
+        Tests are read only where their rows are skipped: they may be gigabytes, and those of the
+        rows that are chosen are read later.
+        """
+        try:
+            if self.kind == "math":
+                check_math_gold(record.gold)
+            elif self.kind == "number":
+                number_of(record.gold)
+            elif self.kind == "code" and self.on_error == "skip":
+                inputs, outputs, function = read_tests(record.tests, record.function)
+                CodeTests(inputs=inputs, outputs=outputs, function=function)
+        except ValueError as error:
+            raise BenchmarkError(str(error)) from None
 
     @cached_property
     def _rights(self) -> dict[str, str]:
@@ -301,7 +386,7 @@ class Benchmark(Task):
     def _order(self, record: Record, seed: int) -> list[int]:
         """Each order of the options is equally likely, and the same wherever it is asked for."""
         places = range(len(record.options))
-        if not self.shuffle:
+        if not self.shuffle or record.is_lettered:
             return list(places)
         return sorted(places, key=lambda place: fraction("order", record.item.key, seed, place))
 
@@ -315,4 +400,5 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "style": (str, Style, Mapping),
     "shuffle": (bool,),
     "allow_code_execution": (bool,),
+    "on_error": (str,),
 }

@@ -33,7 +33,8 @@ def read_tests(
         function: The function that functional tests call.
 
     Returns:
-        Inputs, outputs, and the function's name; None where the tests are fed to a program.
+        Inputs, outputs, and the function's name; None where the tests are fed to a program, as
+        they are without a function, too.
 
     Raises:
         BenchmarkError: A cell holds something else, there is no test, or tests of both kinds.
@@ -45,11 +46,7 @@ def read_tests(
             f"expected tests, all of one testtype, stdin or functional, got {len(tests)} of "
             f"{shown(sorted(map(str, kinds)))}"
         )
-    if kinds == {"functional"} and not function:
-        raise BenchmarkError(
-            "expected metadata with the func_name that the functional tests call, found none"
-        )
-    called = function if kinds == {"functional"} else None
+    called = function or None if kinds == {"functional"} else None
     return tuple(t["input"] for t in tests), tuple(t["output"] for t in tests), called
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from stepflow_tl.tasks.base import Item
 from stepflow_tl.tasks.code_tests import read_tests
 from stepflow_tl.tasks.sources import BenchmarkError, Columns, Kind
-from stepflow_tl.tasks.tables import Row, check_columns, shown
+from stepflow_tl.tasks.tables import Row, Skip, check_columns, shown
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_LETTERED = re.compile(r"\(?([A-Z])\s*[).:]\s*(\S.*)", re.DOTALL)
 _NUMBER = re.compile(r"[-+]?[$]?(\d[\d,]*)?(\.\d+)?%?")
 
 
@@ -27,6 +28,7 @@ class Record:
         gold: The right answer; of a choice, the right option; of code, nothing.
         row: Its number.
         options: All options, in a fixed order.
+        is_lettered: Whether the options came with letters of their own, which they keep.
         starter: Code to begin with.
         tests: Cells that hold tests, as they came.
         function: What functional tests call.
@@ -36,13 +38,19 @@ class Record:
     gold: str
     row: int
     options: tuple[str, ...] = ()
+    is_lettered: bool = False
     starter: str | None = None
     tests: tuple[str, ...] = ()
     function: str | None = None
 
 
 def records_of(
-    rows: Iterable[tuple[int, Row]], columns: Columns, kind: Kind, name: str
+    rows: Iterable[tuple[int, Row]],
+    columns: Columns,
+    kind: Kind,
+    name: str,
+    check: Callable[[Record], None],
+    skip: Skip | None = None,
 ) -> Iterator[Record]:
     """The records of a benchmark's rows.
 
@@ -51,6 +59,9 @@ def records_of(
         columns: Which column holds what.
         kind: How answers are graded.
         name: Of the benchmark, for its errors and as a group.
+        check: Refuses a record whose right answer is none.
+        skip: What is told of a row that is not what it should be, which is left out then; None to
+            refuse it.
 
     Raises:
         BenchmarkError: A row is not what it should be; it says which, what was expected and what
@@ -58,11 +69,16 @@ def records_of(
     """
     for number, row in rows:
         where = f"{name}, row {number}"
-        check_columns(row, columns.needed, where)
         try:
-            yield _record(row, number, columns, kind, name)
+            check_columns(row, columns.needed)
+            record = _record(row, number, columns, kind, name)
+            check(record)
         except BenchmarkError as error:
-            raise BenchmarkError(f"{where}: {error}") from None
+            if skip is None:
+                raise BenchmarkError(f"{where}: {error}") from None
+            skip(f"{where}: {error}")
+            continue
+        yield record
 
 
 def check_tests(record: Record, name: str) -> None:
@@ -80,9 +96,9 @@ def check_tests(record: Record, name: str) -> None:
 def _record(row: Row, number: int, columns: Columns, kind: Kind, name: str) -> Record:
     question = _text(row, columns.question)
     options: tuple[str, ...] = ()
-    starter, gold = None, ""
+    starter, gold, is_lettered = None, "", False
     if kind == "choice":
-        options, gold = _options(row, columns)
+        options, gold, is_lettered = _options(row, columns)
     elif kind == "code":
         starter = _maybe(row, columns.starter, strip=False)
     else:
@@ -94,6 +110,7 @@ def _record(row: Row, number: int, columns: Columns, kind: Kind, name: str) -> R
         gold=gold,
         row=number,
         options=options,
+        is_lettered=is_lettered,
         starter=starter,
         tests=tuple(cell for c in columns.tests if (cell := _maybe(row, c)) is not None),
         function=_function(row, columns),
@@ -119,14 +136,15 @@ def _answer(row: Row, columns: Columns, kind: Kind) -> str:
     return text
 
 
-def _options(row: Row, columns: Columns) -> tuple[tuple[str, ...], str]:
+def _options(row: Row, columns: Columns) -> tuple[tuple[str, ...], str, bool]:
+    """All options, the right one, and whether they came with letters of their own."""
     assert columns.answer is not None
     if columns.options is None:
         gold = _text(row, columns.answer)
         wrong = tuple(_text(row, name) for name in columns.wrong)
         if gold in wrong:
             raise BenchmarkError(f"expected wrong options, found the right one among them: {gold}")
-        return (gold, *wrong), gold
+        return (gold, *wrong), gold, False
     given = row[columns.options]
     if isinstance(given, str):
         given = _json(given, columns.options)
@@ -136,6 +154,10 @@ def _options(row: Row, columns: Columns) -> tuple[tuple[str, ...], str]:
             f"{shown(given, 60)}"
         )
     options = tuple(_text({columns.options: option}, columns.options) for option in given)
+    lettered = [_LETTERED.fullmatch(option) for option in options]
+    is_lettered = [m and m[1] for m in lettered] == list(LETTERS[: len(options)])
+    if is_lettered:
+        options = tuple(match[2] for match in lettered if match is not None)
     letters = LETTERS[: len(options)]
     letter = _text(row, columns.answer)
     if len(letter) != 1 or letter.upper() not in letters:
@@ -146,7 +168,7 @@ def _options(row: Row, columns: Columns) -> tuple[tuple[str, ...], str]:
     gold = options[letters.index(letter.upper())]
     if len(set(options)) < len(options):
         raise BenchmarkError(f"expected different options, got {shown(options, 80)}")
-    return options, gold
+    return options, gold, is_lettered
 
 
 def _group(row: Row, column: str | None, name: str) -> str:
@@ -162,6 +184,8 @@ def _function(row: Row, columns: Columns) -> str | None:
         return None
     facts = _json(text, str(columns.metadata))
     function = facts.get("func_name") if isinstance(facts, dict) else None
+    if function == "":
+        return None  # as a program that reads its input
     if function is not None and not (isinstance(function, str) and function.isidentifier()):
         raise BenchmarkError(f"expected a function's name as func_name, got {shown(function, 60)}")
     return function

@@ -11,13 +11,16 @@ from stepflow_tl.tasks.sources import BenchmarkError, Source
 from stepflow_tl.untrusted import escaped
 
 Row = Mapping[str, Any]
+Skip = Callable[[str], None]
+"""What is told of a row that is left out: which one, and what was wrong with it."""
 
 
-def rows_of_file(path: str | Path) -> Iterator[tuple[int, Row]]:
+def rows_of_file(path: str | Path, skip: Skip | None = None) -> Iterator[tuple[int, Row]]:
     """The rows of a local file, numbered from 1 (of JSON lines: the line's number).
 
     Args:
         path: A file of JSON lines (.jsonl), JSON (.json: a list of rows), CSV or Parquet.
+        skip: What is told of a row that is none, which is left out then; None to refuse it.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -33,11 +36,15 @@ def rows_of_file(path: str | Path) -> Iterator[tuple[int, Row]]:
         raise FileNotFoundError(f"no benchmark file at {path}")
     try:
         for number, row in _READERS[path.suffix.lower()](path):
-            if not isinstance(row, Mapping):
-                raise BenchmarkError(
-                    f"{path.name}, row {number}: expected columns by name, got {shown(row)}"
-                )
-            yield number, row
+            if isinstance(row, Mapping):
+                yield number, row
+                continue
+            wrong = f"{path.name}, row {number}: expected columns by name, got {shown(row)}"
+            if isinstance(row, BenchmarkError):
+                wrong = str(row)
+            if skip is None:
+                raise BenchmarkError(wrong)
+            skip(wrong)
     except BenchmarkError:
         raise
     except (ValueError, OSError, RecursionError) as error:  # pandas' and Arrow's are ValueErrors
@@ -101,7 +108,7 @@ def _why_not(source: Source, error: Exception) -> str:
     )
 
 
-def check_columns(row: Row, needed: Sequence[str], where: str) -> None:
+def check_columns(row: Row, needed: Sequence[str]) -> None:
     """Refuse rows that lack a column.
 
     Raises:
@@ -110,7 +117,7 @@ def check_columns(row: Row, needed: Sequence[str], where: str) -> None:
     missing = [name for name in needed if name not in row]
     if missing:
         raise BenchmarkError(
-            f"{where}: expected the columns {list(needed)}, found no {missing} among "
+            f"expected the columns {list(needed)}, found no {missing} among "
             f"{shown(list(row))}; other names are given as columns={{'question': ...}}"
         )
 
@@ -130,10 +137,8 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
                 try:
                     yield number, json.loads(line)
                 except (ValueError, RecursionError) as error:
-                    raise BenchmarkError(
-                        f"{path.name}, line {number}: expected JSON, got {shown(line, 60)!r} "
-                        f"({shown(str(error))})"
-                    ) from None
+                    wrong = f"expected JSON, got {shown(line, 60)!r} ({shown(str(error))})"
+                    yield number, BenchmarkError(f"{path.name}, line {number}: {wrong}")
 
 
 def _json(path: Path) -> Iterator[tuple[int, Any]]:

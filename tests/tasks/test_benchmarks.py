@@ -107,7 +107,7 @@ def test_what_the_samples_say(graders):
     for name in ("gsm8k", "math500", "aime24", "amc23"):
         task = sample(name)
         assert all(
-            task.grade(item, "said", 3) == (True, "x", None, None, f"grade_{task.kind}")
+            task.grade(item, "said", 3)[:5] == (True, "x", None, None, f"grade_{task.kind}")
             for item in task.items
         )
     assert [asked[1:] for asked in graders] == [

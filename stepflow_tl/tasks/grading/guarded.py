@@ -15,6 +15,7 @@ import json  # noqa: E402
 import os  # noqa: E402
 import resource  # noqa: E402
 import signal  # noqa: E402
+from types import ModuleType  # noqa: E402
 from typing import Any  # noqa: E402
 
 _PDEATHSIG, _CAPBSET_DROP, _NO_NEW_PRIVS, _SECCOMP = 1, 24, 38, 22  # prctl
@@ -118,12 +119,22 @@ def _protect(settings: dict[str, Any]) -> None:
     _filter_calls(bytes.fromhex(settings["filter"]))
 
 
-def _names() -> dict[str, Any]:
-    """A fresh main module's names, with what LiveCodeBench's runner imports beforehand."""
-    names: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins}
+def _names(called: bool) -> dict[str, Any]:
+    """A fresh module's names, with what LiveCodeBench's runner imports beforehand.
+
+    Args:
+        called: Whether a function of it will be called: it is imported then, and its main block
+            not run.
+    """
+    module = ModuleType("program" if called else "__main__")
+    if called:
+        sys.modules["program"] = module
+    names = module.__dict__
+    names["__builtins__"] = builtins
     lines = [f"from {module} import *" for module in _STARRED]
     lines += [f"import {module}" for module in _STARRED if module not in ("builtins", "typing")]
     exec("\n".join(lines), names)
+    names["exit"] = names["quit"] = sys.exit  # which `site` would have made
     return names
 
 
@@ -138,18 +149,48 @@ def _call(names: dict[str, Any], given: Any, source: str, function: str, text: s
     return method(*(json.loads(line) for line in text.split("\n") if line.strip()))
 
 
+def _as_json(value: Any) -> str:
+    """A function's result as LiveCodeBench compares it.
+
+    Numbers and arrays of numpy are plain ones, and a tuple is a list, but not within another value.
+    """
+    json.dumps(value, default=_of_numpy)  # what cannot be JSON, or holds itself, ends here
+    return json.dumps(_plain(value, outermost=True))
+
+
+def _of_numpy(value: Any) -> Any:
+    if type(value).__module__ != "numpy":
+        raise TypeError(f"expected what JSON can hold, got {type(value).__name__}")
+    return value.tolist()
+
+
+def _plain(value: Any, *, outermost: bool = False) -> Any:
+    if type(value).__module__ == "numpy":
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        items = [_plain(item) for item in value]
+        return items if outermost or isinstance(value, list) else {"tuple": items}
+    if not isinstance(value, dict):
+        return value
+    if all(isinstance(key, str) for key in value):
+        return {key: _plain(item) for key, item in value.items()}
+    return {"dict": [[_plain(key), _plain(item)] for key, item in value.items()]}
+
+
 def main(given: int, told: int) -> None:
     """Read the settings from one descriptor, tell of protections and results on the other."""
     with os.fdopen(given, "rb") as file:
         settings = json.loads(file.read())
     try:
         _protect(settings)
-        names = _names()
+        names = _names(settings["function"] is not None)
     except (_Missing, OSError, ValueError, MemoryError) as error:
         os.write(told, json.dumps({"missing": str(error) or type(error).__name__}).encode())
         return
     os.write(told, b"ready\n")
     sys.setrecursionlimit(50_000)
+    if hasattr(sys, "set_int_max_str_digits"):  # since 3.10.7
+        sys.set_int_max_str_digits(0)
     sys.path += settings["packages"]
     function = settings["function"]
     if function is None:
@@ -157,10 +198,15 @@ def main(given: int, told: int) -> None:
     named = names.get(function)
     try:
         exec(compile(settings["source"], "program.py", "exec"), names)
-        if function is not None:
-            result = _call(names, named, settings["source"], function, settings["input"])
-            with os.fdopen(told, "w") as file:
-                file.write(json.dumps(result) + "\n")
+    except SystemExit:
+        if function is None or (names.get(function, named) is named and "Solution" not in names):
+            return
+    if function is None:
+        return
+    try:
+        result = _call(names, named, settings["source"], function, settings["input"])
+        with os.fdopen(told, "w") as file:
+            file.write(_as_json(result) + "\n")
     except SystemExit:
         pass
 

@@ -16,6 +16,8 @@ import subprocess
 import sys
 import threading
 import time
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,24 @@ class MathProcess:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
+
+
+@lru_cache(maxsize=1)
+def check_installed() -> None:
+    """Refuse an environment whose math-verify would grade otherwise, before it is needed.
+
+    So no verdict depends on what is installed: all are given, or none.
+
+    Raises:
+        ImportError: math-verify is not installed, or antlr's runtime is of another version.
+    """
+    try:
+        version("math-verify")
+    except PackageNotFoundError:
+        raise _not_started({"missing": "it is not installed"}) from None
+    found = version("antlr4-python3-runtime")
+    if found != ANTLR:
+        raise _not_started({"antlr": found})
 
 
 def _not_started(started: dict[str, Any]) -> Exception:

@@ -1,27 +1,46 @@
-r"""Grading a mathematical answer: math-verify on the last box, in a process of its own.
+r"""Grading a mathematical answer: the last box, read and compared as an examiner would.
 
-What math-verify 0.9 makes of two answers, where opinions differ:
+An answer is taken apart by `shapes`, its expressions by `expressions`, and both are compared by
+value: exactly, to many digits, or at random points with all variables kept apart. What they do not
+read (integrals, sums, limits) is left to math-verify, in a process of its own, and accepted only
+where its known mistakes cannot be at work. Where opinions differ:
 
-* ``70\%`` is 0.7 and also 70, but 0.7 is not 70: who is asked for a percentage may answer by 70.
-* Units, degree signs and ``x =`` are left out: ``5\text{ cm}``, ``90^\circ``, ``x = 5``.
-* ``[1,2]`` is not ``(1,2)``; ``(1,2)`` is an open interval or a pair, whichever the gold is;
-  ``1,2`` is a set in any order and also the pair (1,2) in this order.
-* ``0.333333`` is 1/3, and ``0.333`` is not: six digits after the point decide.
-* A base in the index is left out: ``2516_8`` is 2516.
-
-It is not symmetric: a gold ``x \le 3`` takes ``(-\infty, 3]``, and not the other way round.
-Three things are decided here, for it reads them as something else: ``1\,204`` and ``1 204`` are
-1204, ``1 1/2`` is a mixed number, and other numbers side by side (``2 0 4``, to math-verify 6)
-are not understood.
+* ``70\%`` is 70 and also 0.7, but 0.7 is not 70: who is asked for a percentage may answer by 70.
+* A unit in the answer alone, or in the gold alone, is left out; ``5\text{ cm}`` is not
+  ``5\text{ m}``, but ``500\text{ cm}`` is. ``2m`` is not 2: a bare letter that touches a number, or
+  stands in a gold, is a variable. Degrees are a unit: ``90^\circ`` is 90, and not ``\pi/2``.
+* ``[1,2]`` is not ``(1,2)``; ``1,2`` is a list in any order and also the pair (1,2) in this order;
+  ``x \le 3`` is ``(-\infty, 3]``.
+* ``18,5`` is a list of two; ``1,204`` is 1204, and where the gold is a list, a list.
+* A decimal of six or more digits is the number that it is rounded from, where that has no such end
+  itself: ``0.333333`` is 1/3, and ``0.333`` is not. There is no absolute tolerance.
+* Capital and small letters are one where each answer has only one of them: ``Ce^{t}`` is
+  ``ce^{t}``, and ``R/r`` is not 1.
+* Without a box there is no answer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from stepflow_tl.tasks.base import Grade
-from stepflow_tl.tasks.grading.math_process import SHARED
+from stepflow_tl.tasks.grading.choices import letter_in
+from stepflow_tl.tasks.grading.latex import (
+    Ambiguous,
+    Token,
+    Unreadable,
+    joined_words,
+    same_tokens,
+    text_of,
+    tokens_of,
+    with_thousands,
+)
+from stepflow_tl.tasks.grading.math_process import SHARED, check_installed
 from stepflow_tl.tasks.grading.reading import (
+    LONGEST,
     Response,
     boxed,
     clean,
@@ -30,16 +49,13 @@ from stepflow_tl.tasks.grading.reading import (
     refused,
     shown,
 )
+from stepflow_tl.tasks.grading.shapes import Shape, read, same_answer
+from stepflow_tl.tasks.grading.units import with_plain_words
+from stepflow_tl.tasks.grading.values import Undefined, constant, is_constant
 
-_LONGEST = 2000  # characters of an answer
-_SEPARATOR = r"(?:\\!)?(?:\\[,: ;]|~|\{,\}|,| )(?:\\!)?"
-_THOUSANDS = re.compile(rf"-?[1-9][0-9]{{0,2}}(?:{_SEPARATOR}[0-9]{{3}})+(?:\.[0-9]+)?")
-_NOT_OF_A_NUMBER = re.compile(r"[^0-9.-]")
-_MIXED = re.compile(r"(-?[0-9]+) +([0-9]+)/([0-9]+)")
-_SYMBOLS = {ord("∞"): r"\infty ", ord("²"): "^{2}", ord("³"): "^{3}", ord("½"): r"\frac{1}{2}"}
-_ROOT = re.compile(r"√ ?([0-9]+|[A-Za-z])")
-_SIDE_BY_SIDE = re.compile(r"[0-9.]+(?: +[0-9.]+)+")
-_WHY = {
+_SMALLEST = 1e-4  # below it math-verify's absolute tolerance makes numbers equal
+_OPTION = re.compile(r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*|\()\(?\s*([A-Z])\s*\)?\s*\}?")
+_WHY = {  # what became of math-verify
     "timeout": "was not compared with the gold {gold} within {seconds:g} s",
     "crashed": "ended the process that compares it with the gold {gold}",
     "out_of_memory": "needs more memory than there is to be compared with the gold {gold}",
@@ -50,12 +66,13 @@ _WHY = {
 def grade_math(response: Response, gold: str, *, seconds: float = 10.0) -> Grade:
     r"""Grade the last ``\boxed{...}`` of a response's answer, as `Trace.answer` finds it.
 
-    A box in the thinking counts only where no answer follows it; the verdict says what was read.
+    A box in the thinking counts only where no answer follows it; the verdict says what was read,
+    how it was normalized, and by which rule it was accepted or refused.
 
     Args:
         response: Whatever the model wrote, or its parts.
         gold: The right answer, in LaTeX; in a box or without.
-        seconds: How long the comparison may take. One that takes longer is of the kind
+        seconds: How long math-verify's comparison may take. One that takes longer is of the kind
             "timeout", which is not "wrong_answer".
 
     Returns:
@@ -67,29 +84,28 @@ def grade_math(response: Response, gold: str, *, seconds: float = 10.0) -> Grade
         RuntimeError: The process that compares could not be started.
         ValueError: The gold is empty, or longer than 2000 characters.
     """
-    right = _gold(gold)
+    right = gold_of(gold)
     parts = parts_of(response)
     found = boxed(parts)
     if isinstance(found, Grade):
         return found
-    box = f"the last box{parts.of_graded}"
+    says = f"the last box{parts.of_graded} holds "
     if found == right:
-        return passed(f"{box} holds the gold {shown(right)} itself", found)
-    says = f"{box} holds {shown(found)}, which "
-    text = plain(found)
-    if _SIDE_BY_SIDE.fullmatch(text):
-        return refused("not_understood", says + "is several numbers side by side", found)
-    reply = SHARED.compare([(plain(right), text)], seconds)
-    if "error" in reply:
-        why = _WHY[reply["error"]].format(gold=shown(right), seconds=seconds)
-        return refused(reply["error"], says + why, found)
-    if reply["same"]:
-        return passed(f"{says}math-verify takes for the gold {shown(right)}", found)
-    gold_read, answer_read = reply["understood"]
-    if not answer_read:
-        return refused("not_understood", f"{says}is no mathematics, nor the gold's text", found)
-    unread = "" if gold_read else ", itself no mathematics"
-    return refused("wrong_answer", f"{says}is not the gold {shown(right)}{unread}", found)
+        rule = "the gold itself"
+        return passed(f"{says}the gold {shown(right)} itself", found, read_as=found, rule=rule)
+    check_installed()
+    verdict = _compare(right, found, seconds)
+    says += shown(found)
+    if verdict.read_as not in (None, found):
+        says += f", read as {shown(verdict.read_as or '')}"
+    rule, read_as = verdict.rule, verdict.read_as
+    if verdict.error is None:
+        reason = f"{says}, which is the gold {shown(right)}: {rule}"
+        return passed(reason, found, read_as=read_as, rule=rule)
+    reason = f"{says}, which is not the gold {shown(right)}: {rule}"
+    if rule in _WHY:
+        reason = f"{says}, which {_WHY[rule].format(gold=shown(right), seconds=seconds)}"
+    return refused(verdict.error, reason, found, read_as=read_as, rule=rule)
 
 
 def same_math_answer(first: str, second: str, *, seconds: float = 10.0) -> bool:
@@ -100,35 +116,170 @@ def same_math_answer(first: str, second: str, *, seconds: float = 10.0) -> bool:
     Args:
         first: A box's content.
         second: Another's.
-        seconds: How long the comparison may take.
+        seconds: How long math-verify's comparison may take.
 
     Raises:
         ImportError: math-verify is not installed, or antlr's runtime is of another version.
         RuntimeError: The process that compares could not be started.
     """
-    one, two = plain(clean(first)), plain(clean(second))
+    one, two = clean(first), clean(second)
     if one == two:
         return True
-    if not one or not two or max(len(one), len(two)) > _LONGEST:
+    if not one or not two or max(len(one), len(two)) > LONGEST:
         return False
-    if _SIDE_BY_SIDE.fullmatch(one) or _SIDE_BY_SIDE.fullmatch(two):
-        return False
-    reply = SHARED.compare([(one, two), (two, one)], seconds)
-    return bool(reply.get("same", False))
+    check_installed()
+    pairs = ((one, two), (two, one))
+    return any(_compare(gold, answer, seconds).error is None for gold, answer in pairs)
 
 
-def plain(answer: str) -> str:
-    """A cleaned answer in LaTeX, without separators of thousands."""
-    if _THOUSANDS.fullmatch(answer):
-        return _NOT_OF_A_NUMBER.sub("", answer)
-    mixed = _MIXED.fullmatch(answer)
-    if mixed is not None:
-        return r"{}\frac{{{}}}{{{}}}".format(*mixed.groups())
-    return _ROOT.sub(r"\\sqrt{\1}", answer.translate(_SYMBOLS))
+def gold_of(gold: str) -> str:
+    """A right answer, out of its box.
 
-
-def _gold(gold: str) -> str:
+    Raises:
+        ValueError: It is empty, or longer than 2000 characters.
+    """
     inside = boxed(parts_of(gold)) if "\\boxed" in gold else clean(gold)
-    if isinstance(inside, Grade) or not inside or len(inside) > _LONGEST:
-        raise ValueError(f"expected a gold answer of 1 to {_LONGEST} characters, got {shown(gold)}")
+    if isinstance(inside, Grade) or not inside or len(inside) > LONGEST:
+        raise ValueError(f"expected a gold answer of 1 to {LONGEST} characters, got {shown(gold)}")
     return inside
+
+
+def check_math_gold(gold: str) -> None:
+    """Refuse a right answer that no response could match.
+
+    Raises:
+        ValueError: It is empty, longer than 2000 characters, or no box can hold it.
+    """
+    right = gold_of(gold)
+    held = boxed(parts_of(rf"\boxed{{{right}}}"))
+    if held != right:
+        raise ValueError(
+            f"expected a gold answer that a box can hold, got {shown(right)}, whose braces do not "
+            f"pair"
+        )
+
+
+class _Verdict(NamedTuple):
+    """Error is None for a right answer; the rule says why either way."""
+
+    error: str | None
+    rule: str
+    read_as: str | None
+
+
+def _compare(gold: str, answer: str, seconds: float) -> _Verdict:
+    option = _OPTION.fullmatch(gold)
+    if option is not None and (letter := letter_in(answer)) is not None:
+        same = letter == option[1]
+        return _Verdict(None if same else "wrong_answer", "the option's letter", letter)
+    try:
+        given = tokens_of(answer)
+    except Unreadable as why:
+        return _by_math_verify(gold, None, answer, None, str(why), seconds)
+    normalized = text_of(with_thousands(given))
+    try:
+        right = tokens_of(gold)
+    except Unreadable as why:
+        return _by_math_verify(gold, None, answer, given, str(why), seconds)
+    if same_tokens(right, given):
+        return _Verdict(None, "the same text but for dress and spaces", normalized)
+    try:
+        rule = _by_reading(right, given)
+    except Ambiguous as why:
+        return _Verdict("not_understood", str(why), normalized)
+    except (Unreadable, RecursionError) as why:
+        return _by_math_verify(gold, right, answer, given, str(why), seconds)
+    if rule is None:
+        return _Verdict("wrong_answer", "another value", normalized)
+    return _Verdict(None, rule, normalized)
+
+
+def _by_reading(gold: list[Token], answer: list[Token]) -> str | None:
+    """By which rule an answer is the gold, in any reading of both; None where in none.
+
+    Raises:
+        Unreadable: There is no reading of one of them.
+    """
+    words = {t.text for t in (*gold, *answer) if t.kind == "word" and len(t.text) > 1}
+    rights = list(_readings(joined_words(gold, words), is_gold=True))
+    failed: Unreadable | None = None
+    for given in _readings(joined_words(answer, words), is_gold=False):
+        for right in rights:
+            try:
+                rule = same_answer(right, given)
+            except Unreadable as why:
+                failed = why
+                continue
+            if rule is not None:
+                return rule
+    if failed is not None:
+        raise failed
+    return None
+
+
+def _readings(tokens: list[Token], *, is_gold: bool) -> Iterator[Shape]:
+    """What tokens may be: with commas between thousands, and with commas in a list.
+
+    Raises:
+        Unreadable: Neither.
+    """
+    joined, listed = (with_thousands(tokens, commas=commas) for commas in (True, False))
+    yield read(joined, gold=is_gold)
+    others = [listed] if listed != joined else []
+    worded = joined if is_gold else with_plain_words(joined)
+    if worded != joined:
+        others.append(worded)
+    for other in others:
+        with contextlib.suppress(Unreadable):
+            yield read(other, gold=is_gold)
+
+
+def _by_math_verify(
+    gold: str,
+    gold_tokens: list[Token] | None,
+    answer: str,
+    tokens: list[Token] | None,
+    why: str,
+    seconds: float,
+) -> _Verdict:
+    """What is not read here, compared by math-verify, where its mistakes cannot be at work."""
+    texts = [
+        text if read_ is None else text_of(with_thousands(read_))
+        for text, read_ in ((gold, gold_tokens), (answer, tokens))
+    ]
+    reply = SHARED.compare([(texts[0], texts[1])], seconds)
+    if "error" in reply:
+        return _Verdict(reply["error"], reply["error"], texts[1])
+    if not reply["same"]:
+        gold_read, answer_read = reply["understood"]
+        if not answer_read:
+            return _Verdict(
+                "not_understood", f"it is no mathematics, nor the gold's text ({why})", texts[1]
+            )
+        unread = "" if gold_read else ", itself no mathematics"
+        rule = f"math-verify finds another value than the gold's{unread}"
+        return _Verdict("wrong_answer", rule, texts[1])
+    doubt = _doubt(gold_tokens, tokens)
+    if doubt is not None:
+        return _Verdict(
+            "not_understood", f"{why}, and math-verify is not trusted here: {doubt}", texts[1]
+        )
+    return _Verdict(None, "equal to math-verify", texts[1])
+
+
+def _doubt(gold: list[Token] | None, answer: list[Token] | None) -> str | None:
+    """Why math-verify may be mistaken that two answers are one; None where it may not."""
+    if gold is None or answer is None:
+        return "one of them is broken LaTeX"
+    right, given = ({t.text for t in tokens if t.kind == "letter"} for tokens in (gold, answer))
+    for letters in (right, given):
+        if len({letter.casefold() for letter in letters}) < len(letters):
+            return "capital and small letters are one to it"
+    if not {letter.casefold() for letter in right} <= {letter.casefold() for letter in given}:
+        return "it may take a variable for a unit"
+    try:
+        shape = read(with_thousands(gold), gold=True)
+        value = constant(shape.node) if shape.node and is_constant(shape.node) else 0
+    except (Unreadable, Undefined):
+        return None
+    return "small numbers are one to it" if 0 < abs(value) < _SMALLEST else None

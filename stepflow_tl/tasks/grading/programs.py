@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from stepflow_tl.answers import ResponseParts
 from stepflow_tl.tasks.base import Grade
 from stepflow_tl.tasks.grading.reading import Response, parts_of, passed, refused, shown
 from stepflow_tl.tasks.grading.running import Limits, Ran, run_program
@@ -23,7 +24,7 @@ _SAYS = {
     "runtime_error": "it failed",
 }
 
-__all__ = ["CodeTests", "Limits", "grade_code"]
+__all__ = ["Behaviour", "CodeTests", "Limits", "grade_code"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class CodeTests:
         inputs: Standard input of each test; with a function, its arguments as JSON, one on a line.
         outputs: What must be printed; with a function, what it must return, as JSON.
         function: The method of the program's `Solution`, or its function, to call; None where
-            the program reads standard input.
+            (or empty, as some files have it) the program reads standard input.
     """
 
     inputs: tuple[str, ...]
@@ -45,9 +46,11 @@ class CodeTests:
         """Check the tests.
 
         Raises:
-            ValueError: There is none, inputs and outputs do not pair, the function is no name, or
-                what should be JSON is not.
+            ValueError: There is none, inputs and outputs do not pair, the function is no name,
+                what should be JSON is not, or a NaN is expected, which equals nothing.
         """
+        if self.function == "":
+            object.__setattr__(self, "function", None)
         if not self.inputs or len(self.inputs) != len(self.outputs):
             raise ValueError(
                 f"expected as many inputs as outputs, at least one, got {len(self.inputs)} and "
@@ -60,11 +63,16 @@ class CodeTests:
         for number, (given, wanted) in enumerate(zip(self.inputs, self.outputs, strict=True), 1):
             for text in (*(line for line in given.split("\n") if line.strip()), wanted):
                 try:
-                    json.loads(text)
-                except ValueError:
+                    _loaded(text)
+                except (ValueError, RecursionError):
                     raise ValueError(
                         f"expected JSON in test {number} of {self.function!r}, got {shown(text)}"
                     ) from None
+            if "NaN" in wanted and _loaded(wanted) != _loaded(wanted):
+                raise ValueError(
+                    f"expected a result in test {number} of {self.function!r} that a program can "
+                    f"return, got {shown(wanted)}: NaN equals nothing"
+                )
 
 
 def grade_code(response: Response, tests: CodeTests, *, limits: Limits = _LIMITS) -> Grade:
@@ -76,9 +84,12 @@ def grade_code(response: Response, tests: CodeTests, *, limits: Limits = _LIMITS
     Output is compared as LiveCodeBench does: line by line without white space around the lines
     and the whole; a line that differs as text must be the same decimal numbers one by one,
     exactly (1.0 is 1, 0.333 is not 0.3333; there is no tolerance). A returned value must equal
-    the expected one as JSON, tuples as lists. As there, programs find common names imported
-    (`List`, `math`, `deque`, ...), `sys.exit` ends a test well, and the exit status is the
-    program's own. The expected outputs never enter the program's process.
+    the expected one as JSON; as there, a tuple is taken for a list, but not within another value,
+    and here numbers and arrays of numpy are plain ones. Programs find common names imported
+    (`List`, `math`, `deque`, ...), `exit`, `quit` and `sys.exit` end a test well, and the exit
+    status is the program's own; one whose function is called is imported, so that its main block
+    does not run. Integers have any length, and lines may end in CRLF. The expected outputs never
+    enter the program's process.
 
     Args:
         response: Whatever the model wrote, or its parts: the answer is read, the thinking only
@@ -96,8 +107,7 @@ def grade_code(response: Response, tests: CodeTests, *, limits: Limits = _LIMITS
         RuntimeError: The protections cannot be had on this system; nothing was run.
     """
     parts = parts_of(response)
-    in_thinking = _FENCE in parts.thinking and _FENCE not in parts.answer
-    source = last_program(parts.thinking if in_thinking else parts.answer or parts.thinking)
+    source = _source(parts)
     if isinstance(source, Grade):
         return source
     end = time.monotonic() + limits.total_seconds
@@ -113,9 +123,66 @@ def grade_code(response: Response, tests: CodeTests, *, limits: Limits = _LIMITS
         failed = _failure(ran, wanted, tests.function, limits)
         if failed is not None:
             return refused(failed[0], at + failed[1], source)
-    where = parts.of(True).rstrip(",") if in_thinking else ""
+    where = parts.of(True).rstrip(",") if _in_thinking(parts) else ""
     said = f"it passed {count} of {count} tests"
-    return passed(f"{said}, as the program{where}" if where else said, source)
+    reason = f"{said}, as the program{where}" if where else said
+    return passed(reason, source, read_as=source, rule="the tests")
+
+
+class Behaviour:
+    """Programs by what they do on examples: their outputs, which are not compared with any.
+
+    A program runs once, however often it is asked for.
+    """
+
+    def __init__(self, tests: CodeTests, *, limits: Limits = _LIMITS) -> None:
+        """Take the examples.
+
+        Args:
+            tests: Their inputs; what is expected of them is not looked at.
+            limits: What a program may use.
+        """
+        self._tests, self._limits = tests, limits
+        self._seen: dict[str, tuple[Any, ...] | None] = {}
+
+    def program(self, response: Response) -> str | None:
+        """A response's program; None where it has none, or one that fails on an example."""
+        source = _source(parts_of(response))
+        return None if isinstance(source, Grade) or self.of(source) is None else source
+
+    def same(self, first: str, second: str) -> bool:
+        """Whether two programs do the same on all examples."""
+        if first == second:
+            return True
+        one, two = self.of(first), self.of(second)
+        return one is not None and one == two
+
+    def of(self, source: str) -> tuple[Any, ...] | None:
+        """What a program prints or returns on each example; None where it fails on one."""
+        if source not in self._seen:
+            self._seen[source] = self._run(source)
+        return self._seen[source]
+
+    def _run(self, source: str) -> tuple[Any, ...] | None:
+        done: list[Any] = []
+        for given in self._tests.inputs:
+            ran = run_program(source, given, self._tests.function, self._limits)
+            result = _as_json(ran.result)
+            if ran.error is not None or (self._tests.function is not None and result is None):
+                return None
+            printed = [_decimals(line) or line for line in _lines(ran.output)]
+            done.append(printed if self._tests.function is None else result)
+        return tuple(done)
+
+
+def _source(parts: ResponseParts) -> str | Grade:
+    """The program that counts: the answer's; the thinking's only where no answer has one."""
+    in_thinking = _in_thinking(parts)
+    return last_program(parts.thinking if in_thinking else parts.answer or parts.thinking)
+
+
+def _in_thinking(parts: ResponseParts) -> bool:
+    return _FENCE in parts.thinking and _FENCE not in parts.answer
 
 
 def last_program(response: str) -> str | Grade:
@@ -171,7 +238,7 @@ def _failure(ran: Ran, wanted: str, function: str | None, limits: Limits) -> tup
     result = _as_json(ran.result)
     if result is None:
         return "runtime_error", f"it ended before {function!r} returned"
-    if result[0] == json.loads(wanted):
+    if result[0] == _loaded(wanted):
         return None
     return "wrong_answer", _differs("it returned", ran.result or "", wanted)
 
@@ -187,9 +254,16 @@ def _differs(did: str, got: str, wanted: str) -> str:
 
 def _as_json(text: str | None) -> tuple[Any] | None:
     try:
-        return None if text is None else (json.loads(text),)
+        return None if text is None else (_loaded(text),)
     except (ValueError, RecursionError):
         return None
+
+
+def _loaded(text: str) -> Any:
+    """JSON with integers of any length, which `int` refuses beyond 4300 digits."""
+    return json.loads(
+        text, parse_int=lambda digits: int(digits) if len(digits) < 4000 else Decimal(digits)
+    )
 
 
 def _lines(text: str) -> list[str]:
@@ -197,7 +271,16 @@ def _lines(text: str) -> list[str]:
 
 
 def _same_decimals(line: str, other: str) -> bool:
+    one, two = _decimals(line), _decimals(other)
     try:
-        return [Decimal(word) for word in line.split()] == [Decimal(w) for w in other.split()]
-    except InvalidOperation:  # no number, or not one that compares
+        return one is not None and one == two
+    except InvalidOperation:  # a signalling NaN
         return False
+
+
+def _decimals(line: str) -> list[Decimal] | None:
+    """The numbers that a line is; None for any other line."""
+    try:
+        return [Decimal(word) for word in line.split()]
+    except InvalidOperation:
+        return None

@@ -9,7 +9,7 @@ from stepflow_tl.reading import read_response
 from stepflow_tl.tasks.base import Grade
 
 _SHOWN = 80  # characters of an answer that a reason quotes
-_LONGEST = 2000  # characters of a box; the longest answers of benchmarks have a few hundred
+LONGEST = 2000  # characters of a box; the longest answers of benchmarks have a few hundred
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 _MINUSES = dict.fromkeys((0x2010, 0x2011, 0x2012, 0x2013, 0x2212, 0xFE63), "-")
 _PLAIN: dict[int, int | str] = {**_FULL_WIDTH, **_MINUSES}
@@ -39,8 +39,8 @@ def boxed(parts: ResponseParts) -> str | Grade:
     content = clean(text[slice(*span)])
     if not content:
         return refused("empty_box", rf"the last \boxed{{...}}{of} is empty")
-    if len(content) > _LONGEST:
-        why = f"the last box{of} holds {len(content)} characters, more than {_LONGEST}"
+    if len(content) > LONGEST:
+        why = f"the last box{of} holds {len(content)} characters, more than {LONGEST}"
         return refused("too_long", why, content[:_SHOWN])
     return content
 
@@ -60,6 +60,8 @@ def clean(text: str) -> str:
         for char in text.translate(_PLAIN)
         if char.isspace() or unicodedata.category(char) not in ("Cc", "Cf", "Cs")
     ).strip()
+    if (len(seen) - len(seen.rstrip("\\"))) % 2:  # what is left of a blank, "\\ "
+        seen = seen[:-1].rstrip()
     for _ in range(2):
         if seen[:1] == seen[-1:] == "$" and len(seen) > 1:
             seen = seen[1:-1].strip()
@@ -72,11 +74,18 @@ def shown(text: str, characters: int = _SHOWN) -> str:
     return repr(cut) + ("..." if len(cut) < len(text) else "")
 
 
-def refused(kind: str, reason: str, answer: str | None = None) -> Grade:
-    """The grade of a response that is not right."""
-    return Grade(False, answer, kind, None, reason)
+def refused(
+    kind: str,
+    reason: str,
+    answer: str | None = None,
+    *,
+    read_as: str | None = None,
+    rule: str | None = None,
+) -> Grade:
+    """The grade of a response that is not right; its rule is the kind of error, unless given."""
+    return Grade(False, answer, kind, None, reason, read_as, rule or kind.replace("_", " "))
 
 
-def passed(reason: str, answer: str) -> Grade:
+def passed(reason: str, answer: str, *, read_as: str | None, rule: str) -> Grade:
     """The grade of a right answer."""
-    return Grade(True, answer, None, None, reason)
+    return Grade(True, answer, None, None, reason, read_as, rule)

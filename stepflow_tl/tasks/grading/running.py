@@ -138,7 +138,7 @@ def run_program(source: str, text: str, function: str | None, limits: Limits) ->
         given.write(json.dumps(settings).encode())
         given.seek(0)
         if function is None:
-            stdin.write(text.encode(errors="replace"))
+            stdin.write(text.replace("\r\n", "\n").encode(errors="replace"))
             stdin.seek(0)
         hear, tell = os.pipe()
         try:

@@ -15,6 +15,7 @@ import pytest
 from stepflow_tl.tasks.grading import grade_math, math_process
 from stepflow_tl.tasks.grading.math_process import ANTLR, SHARED, MathProcess
 
+INTEGRAL = r"\boxed{\int_0^1 5\,dx}"  # which only math-verify reads
 HARD = ("9^{9^{9^9}}", "5")
 
 
@@ -80,25 +81,25 @@ def test_threads_take_turns() -> None:
 
 
 def test_a_forked_process_starts_its_own() -> None:
-    assert grade_math(r"\boxed{5.0}", "5").correct
+    assert grade_math(INTEGRAL, "5").correct
     here = SHARED.pid
     code = f"""
 import os
 from stepflow_tl.tasks.grading import grade_math
 from stepflow_tl.tasks.grading.math_process import SHARED
-assert grade_math(r"\\boxed{{5.0}}", "5").correct
+assert grade_math({INTEGRAL!r}, "5").correct
 mine = SHARED.pid
 child = os.fork()
 if child == 0:
     assert SHARED.pid is None
-    good = grade_math(r"\\boxed{{6.0}}", "6").correct and SHARED.pid != mine
+    good = grade_math({INTEGRAL!r}, "5").correct and SHARED.pid != mine
     SHARED.close()
     os._exit(0 if good else 1)
 assert os.waitpid(child, 0)[1] == 0
-assert grade_math(r"\\boxed{{7.0}}", "7").correct and SHARED.pid == mine != {here}
+assert grade_math({INTEGRAL!r}, "5").correct and SHARED.pid == mine != {here}
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=300)
-    assert grade_math(r"\boxed{5.0}", "5").correct and SHARED.pid == here
+    assert grade_math(INTEGRAL, "5").correct and SHARED.pid == here
 
 
 @pytest.mark.parametrize("busy", [False, True])

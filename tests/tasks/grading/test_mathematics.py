@@ -36,6 +36,7 @@ SAME = [  # gold, answer
     (r"(-\infty,1)\cup(2,\infty)", r"(2,\infty)\cup(-\infty,1)"),
     (r"x\in[-2,7]", "[-2,7]"),
     (r"x\le 3", r"(-\infty,3]"),
+    (r"(-\infty,3]", r"x\le 3"),
     ("1,2", "2,1"),
     (r"\{1,2\}", "1, 2"),
     ("(3,1)", "(3, 1)"),
@@ -67,7 +68,6 @@ OTHERS = [
     ("90", r"\frac{\pi}{2}"),
     (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix}1&2\\3&5\end{pmatrix}"),
     (r"\text{even}", r"\text{odd}"),
-    (r"(-\infty,3]", r"x\le 3"),
     ("5", r"\frac{1}{0}"),
     ("5", "import os"),
 ]

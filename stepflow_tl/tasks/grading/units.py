@@ -1,0 +1,433 @@
+r"""Units, ordinals, currencies and words that stand behind a number.
+
+``5\text{ cm}``, ``6 × 10⁻³ m/s²``, ``12^{\text{th}}\text{ grade}``, ``\$72,000 \text{ per year}``.
+A unit within ``\text`` or ``\mathrm`` is one wherever it stands behind a value. Bare letters are
+one only behind a number, where they are known as units and are more than a single letter that
+touches it: ``3s`` is three times s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from stepflow_tl.tasks.grading.latex import Ambiguous, Token, words
+
+_PREFIXES = {
+    **{"k": 3, "M": 6, "G": 9, "T": 12, "c": -2, "m": -3, "u": -6, "μ": -6, "n": -9, "p": -12},
+    **{"f": -15, "d": -1, "h": 2, "kilo": 3, "mega": 6, "giga": 9, "centi": -2, "milli": -3},
+    **{"micro": -6, "nano": -9, "pico": -12},
+}
+_PREFIXED = {  # what takes a prefix: its base, and how many of it
+    **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), ("m", "1")),
+    **dict.fromkeys(("g", "gram", "grams", "gm"), ("g", "1")),
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), ("s", "1")),
+    **dict.fromkeys(("J", "joule", "joules", "Joule", "Joules"), ("J", "1")),
+    **dict.fromkeys(("N", "newton", "newtons", "Newton", "Newtons"), ("N", "1")),
+    **dict.fromkeys(("W", "watt", "watts", "Watt", "Watts"), ("W", "1")),
+    **dict.fromkeys(("Pa", "pascal", "pascals", "Pascal", "Pascals"), ("Pa", "1")),
+    **dict.fromkeys(("Hz", "hertz", "Hertz"), ("Hz", "1")),
+    **dict.fromkeys(("V", "volt", "volts", "Volts"), ("V", "1")),
+    **dict.fromkeys(("A", "amp", "amps", "ampere", "amperes"), ("A", "1")),
+    **dict.fromkeys(("ohm", "ohms", "Ohm", "Ohms", "Omega", "Ω"), ("ohm", "1")),
+    **dict.fromkeys(("F", "farad", "farads"), ("F", "1")),
+    **dict.fromkeys(("C", "coulomb", "coulombs", "Coulomb"), ("C", "1")),
+    **dict.fromkeys(("T", "tesla", "Tesla"), ("T", "1")),
+    **dict.fromkeys(("K", "kelvin", "Kelvin", "kelvins"), ("K", "1")),
+    **dict.fromkeys(("L", "l", "liter", "liters", "litre", "litres"), ("L", "1")),
+    **dict.fromkeys(("mol", "mole", "moles"), ("mol", "1")),
+    **dict.fromkeys(("eV", "electronvolt", "electronvolts"), ("eV", "1")),
+    **dict.fromkeys(("cal", "calorie", "calories"), ("cal", "1")),
+    **dict.fromkeys(("bar", "bars"), ("bar", "1")),
+    **dict.fromkeys(("pc", "parsec", "parsecs"), ("pc", "1")),
+    **dict.fromkeys(("bit", "bits"), ("bit", "1")),
+    **dict.fromkeys(("byte", "bytes"), ("byte", "1")),
+    **dict.fromkeys(("Wb", "weber"), ("Wb", "1")),
+    **dict.fromkeys(("erg", "ergs"), ("erg", "1")),
+}
+_NO_PREFIX = words(
+    "torr Torr mmHg psi AU ly amu Da dyn dyne dynes G gauss Gauss H M acre acres ha "
+    "hectare hectares mph kmph kph rpm cd lm lx Bq Sv gallon gallons gal quart quarts "
+    "pint pints cup cups"
+)
+_WHOLE = {
+    **dict.fromkeys(("min", "mins", "minute", "minutes"), ("s", "60")),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), ("s", "3600")),
+    **dict.fromkeys(("day", "days"), ("s", "86400")),
+    **dict.fromkeys(("week", "weeks"), ("s", "604800")),
+    **dict.fromkeys(("month", "months"), ("month", "1")),
+    **dict.fromkeys(("year", "years", "yr", "yrs"), ("month", "12")),
+    **dict.fromkeys(("in", "inch", "inches"), ("ft", "1/12")),
+    **dict.fromkeys(("ft", "foot", "feet"), ("ft", "1")),
+    **dict.fromkeys(("yd", "yard", "yards"), ("ft", "3")),
+    **dict.fromkeys(("mi", "mile", "miles"), ("ft", "5280")),
+    **dict.fromkeys(("angstrom", "angstroms", "Angstrom", "Angstroms"), ("m", "1/10000000000")),
+    **dict.fromkeys(("lb", "lbs", "pound", "pounds"), ("lb", "1")),
+    **dict.fromkeys(("oz", "ounce", "ounces"), ("lb", "1/16")),
+    **dict.fromkeys(("ton", "tons", "tonne", "tonnes"), ("ton", "1")),
+    **dict.fromkeys(("degree", "degrees", "deg"), ("degree", "1")),
+    **dict.fromkeys(("rad", "radian", "radians"), ("rad", "1")),
+    **dict.fromkeys(("dollar", "dollars", "USD", "usd"), ("dollar", "1")),
+    **dict.fromkeys(("cent", "cents"), ("dollar", "1/100")),
+    **dict.fromkeys(("euro", "euros", "EUR"), ("euro", "1")),
+    **dict.fromkeys(("Celsius", "celsius"), ("Celsius", "1")),
+    **dict.fromkeys(("Fahrenheit", "fahrenheit"), ("Fahrenheit", "1")),
+    **dict.fromkeys(("atm", "atmosphere", "atmospheres"), ("atm", "1")),
+    **{name: (name, "1") for name in _NO_PREFIX},
+    **dict.fromkeys(("unit", "units"), ("", "1")),
+}  # fmt: skip
+_LONG_ONLY = {"min", "in", "bar"}  # words that no prefix makes
+_SCALES = {
+    **{"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9},
+    **{"trillion": 10**12, "dozen": 12, "millions": 10**6, "billions": 10**9},
+}
+_ORDINALS = frozenset(["st", "nd", "rd", "th"])
+_SQUARES = {"square": 2, "sq": 2, "cubic": 3, "squared": 2, "cubed": 3}
+_CURRENCIES = frozenset("$€£¥₹")
+_CHANGES_THE_VALUE = words(
+    "not than least most over under below above between no except without minus negative "
+    "less more fewer never neither nor exceed exceeds times half twice squared cubed"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What stands behind a value.
+
+    Attributes:
+        text: As it was written.
+        bases: Base units and their powers, sorted; empty for words that are no known unit.
+        factor: How many of the bases it is.
+    """
+
+    text: str
+    bases: tuple[tuple[str, Fraction], ...] = ()
+    factor: Fraction = Fraction(1)
+
+    def is_another_than(self, other: Unit | None) -> bool:
+        """Whether both are known units, of different kinds or sizes."""
+        if other is None or not self.bases or not other.bases:
+            return False
+        return (self.bases, self.factor) != (other.bases, other.factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """The tokens of a value, and what stood around it.
+
+    Attributes:
+        value: The value's own tokens.
+        unit: Its unit; None without one.
+        percent: Whether it is followed by a sign of per cent.
+    """
+
+    value: tuple[Token, ...]
+    unit: Unit | None = None
+    percent: bool = False
+
+
+def quantity_of(tokens: Sequence[Token], *, bare: bool) -> Quantity:
+    r"""A value without its ordinal ending, currency, per cent, scale and unit.
+
+    Args:
+        tokens: A value and what stands around it.
+        bare: Whether letters outside ``\text`` may be a unit.
+
+    Raises:
+        Ambiguous: Words behind the value change it ("5 or less"), or there are several values
+            with a unit each (3 h 20 min).
+    """
+    rest = list(tokens)
+    currency = None
+    while rest and rest[0].kind == "sign" and rest[0].text in _CURRENCIES:
+        currency = Unit(rest.pop(0).text)
+    if len(rest) > 1 and rest[0].is_sign("-") and rest[1].text in _CURRENCIES:
+        currency = Unit(rest.pop(1).text)
+    rest = _without_ordinals(rest)
+    start = _unit_start(rest, bare=bare)
+    unit = None
+    if start is not None:
+        value, behind = rest[:start], rest[start:]
+        scale, behind = _scale(behind)
+        if scale is not None:
+            value += [Token("command", "times"), Token("number", str(scale))]
+        if behind and _is_percent(behind):
+            return Quantity(tuple(value), None, percent=True)
+        rest, unit = value, _unit(behind) if behind else None
+    if len(rest) > 1 and rest[-1].is_sign("%"):
+        return Quantity(tuple(rest[:-1]), None, percent=True)
+    if len(rest) > 1 and rest[-1].text in _CURRENCIES:
+        currency = Unit(rest.pop().text)
+    return Quantity(tuple(rest), unit or currency)
+
+
+def _is_percent(behind: Sequence[Token]) -> bool:
+    texts = [token.text.lower() for token in behind]
+    return texts in (["percent"], ["percents"], ["per", "cent"], ["percentage", "points"])
+
+
+def _scale(behind: list[Token]) -> tuple[int | None, list[Token]]:
+    """A word such as million, and what follows it."""
+    scale = _SCALES.get(behind[0].text.lower()) if behind else None
+    return scale, behind if scale is None else behind[1:]
+
+
+def _without_ordinals(tokens: list[Token]) -> list[Token]:
+    r"""``12th``, ``12^{th}``, ``12\text{th}``: without the ending."""
+    found: list[Token] = []
+    at = 0
+    while at < len(tokens):
+        length = _ordinal(tokens, at) if found and found[-1].text.isdigit() else 0
+        if length:
+            at += length
+            continue
+        found.append(tokens[at])
+        at += 1
+    return found
+
+
+def _ordinal(tokens: Sequence[Token], at: int) -> int:
+    """How many tokens are an ordinal's ending from here on; 0 for none."""
+    start = at
+    raised = tokens[at].is_sign("^")
+    braced = raised and at + 1 < len(tokens) and tokens[at + 1].is_sign("{")
+    at += raised + braced
+    if at < len(tokens) and tokens[at].kind == "word" and tokens[at].text in _ORDINALS:
+        at += 1
+    elif (
+        "".join(token.text for token in tokens[at : at + 2]) in _ORDINALS
+        and all(token.kind == "letter" for token in tokens[at : at + 2])
+        and not tokens[at].spaced
+        and not tokens[at + 1].spaced
+        and (raised or at + 2 == len(tokens) or _begins_anew(tokens[at + 2]))
+    ):
+        at += 2
+    else:
+        return 0
+    if braced:
+        if at >= len(tokens) or not tokens[at].is_sign("}"):
+            return 0
+        at += 1
+    return at - start
+
+
+def _begins_anew(token: Token) -> bool:
+    return token.spaced or token.kind != "letter"
+
+
+def _unit_start(tokens: Sequence[Token], *, bare: bool) -> int | None:
+    """Where the unit behind a value begins; None without one."""
+    depth = 0
+    for at, token in enumerate(tokens):
+        if at and depth == 0 and _ends_value(tokens[at - 1]):
+            if token.is_sign("^") and (length := _degrees_length(tokens[at:])):
+                behind = tokens[at + length :]
+                if not behind or (bare and all(t.kind in ("word", "letter") for t in behind)):
+                    return at
+            upright = token.kind == "word" and token.upright
+            if upright and _is_tail(tokens[at:]):
+                return at
+            starts = token.kind in ("word", "letter") or token.is_command("mu", "Omega")
+            if bare and starts and not upright and _is_number(tokens[:at]):
+                unit = _unit(tokens[at:]) if _is_tail(tokens[at:]) else None
+                if unit is not None and unit.bases and not _touches(tokens, at):
+                    return at
+        depth += token.is_sign("(", "[", "{", "\\{") - token.is_sign(")", "]", "}", "\\}")
+    return None
+
+
+def _touches(tokens: Sequence[Token], at: int) -> bool:
+    """Whether a single letter is all, and stands close to the number: a variable, more likely."""
+    return len(tokens) == at + 1 and tokens[at].kind == "letter" and not tokens[at].spaced
+
+
+def _ends_value(token: Token) -> bool:
+    if token.kind in ("number", "letter"):
+        return True
+    if token.kind == "word":
+        return False
+    return token.is_sign(")", "]", "}", "!", "|", "%") or (
+        token.kind == "command"
+        and token.text
+        not in (
+            "cdot",
+            "times",
+            "pm",
+            "mp",
+            "frac",
+            "sqrt",
+            "le",
+            "ge",
+            "ne",
+            "approx",
+            "cup",
+            "in",
+        )
+    )
+
+
+def _is_number(tokens: Sequence[Token]) -> bool:
+    return any(token.kind == "number" for token in tokens) and not any(
+        token.kind in ("letter", "word") for token in tokens
+    )
+
+
+def _degrees_length(tokens: Sequence[Token]) -> int:
+    r"""How many tokens are a degree sign from here on: ``^\circ`` or ``^{\circ}``."""
+    if len(tokens) > 1 and tokens[1].is_command("circ"):
+        return 2
+    if len(tokens) > 3 and tokens[1].is_sign("{") and tokens[2].is_command("circ"):
+        return 4 if tokens[3].is_sign("}") else 0
+    return 0
+
+
+def _is_tail(tokens: Sequence[Token]) -> bool:
+    """Whether nothing but words, units and their powers is here.
+
+    Raises:
+        Ambiguous: Another value follows.
+    """
+    for at, token in enumerate(tokens):
+        if token.kind in ("word", "letter"):
+            if token.upright and token.text.lower() in _CHANGES_THE_VALUE:
+                raise Ambiguous(f"{token.text!r} behind a value")
+            continue
+        if token.is_command("mu", "Omega", "cdot", "circ", "times", "mathrm"):
+            continue
+        if token.is_sign(
+            "/", "^", "{", "}", "-", "(", ")", ".", "\\*", "'", "$", ",", "!", "?", ":"
+        ):
+            continue
+        if token.kind == "number":
+            before = tokens[at - 1] if at else None
+            if before is not None and (
+                before.is_sign("^", "-") or (before.is_sign("{") and tokens[at - 2].is_sign("^"))
+            ):
+                continue
+            if at and all(t.upright for t in tokens[:at] if t.kind == "word") and tokens[0].upright:
+                raise Ambiguous("several values with words between them")
+        return False
+    return True
+
+
+def _unit(tokens: Sequence[Token]) -> Unit:
+    """The unit that a tail of words is."""
+    text = " ".join(token.text for token in tokens if token.kind in ("word", "letter"))
+    bases: dict[str, Fraction] = {}
+    factor = Fraction(1)
+    at, sign, power_of_next = 0, 1, 1
+    while at < len(tokens):
+        token = tokens[at]
+        if token.is_sign("^") and (length := _degrees_length(tokens[at:])):
+            name, at = "degree", at + length
+            after, end = _run(tokens, at)
+            if after in ("C", "F", "Celsius", "Fahrenheit", "celsius"):
+                name, at = {"C": "Celsius", "F": "Fahrenheit"}.get(after, after), end
+        elif token.kind in ("word", "letter") or token.is_command("mu", "Omega"):
+            name, at = _run(tokens, at)
+        else:
+            if token.is_sign("/"):
+                sign = -1
+            elif not token.is_sign("(", ")", ".", "\\*", "{", "}") and not token.is_command(
+                "cdot", "times"
+            ):
+                return Unit(text)
+            at += 1
+            continue
+        if name.lower() == "per":
+            sign = -1
+            continue
+        if name.lower() in _SQUARES:
+            power_of_next = _SQUARES[name.lower()]
+            continue
+        known = _known(name)
+        if known is None:
+            return Unit(text)
+        exponent, at = _exponent(tokens, at)
+        exponent *= sign * power_of_next
+        power_of_next = 1
+        base, size = known
+        if base:
+            bases[base] = bases.get(base, Fraction(0)) + exponent
+            factor *= size**exponent
+    kept = tuple(sorted((base, power) for base, power in bases.items() if power))
+    return Unit(text, kept, factor)
+
+
+def _run(tokens: Sequence[Token], at: int) -> tuple[str, int]:
+    """The word or the letters without a blank between them that stand here."""
+    text = ""
+    start = at
+    while at < len(tokens):
+        token = tokens[at]
+        if token.is_command("mu", "Omega"):
+            text += "μ" if token.text == "mu" else "Omega"
+        elif token.kind == "letter" or (token.kind == "word" and (at == start or text == "μ")):
+            if at > start and token.spaced and text != "μ":
+                break
+            text += token.text
+            if token.kind == "word":
+                return text, at + 1
+        else:
+            break
+        at += 1
+    return text, max(at, start + 1)
+
+
+def _exponent(tokens: Sequence[Token], at: int) -> tuple[int, int]:
+    """The power behind a unit, and where it ends."""
+    if at >= len(tokens) or not tokens[at].is_sign("^"):
+        return 1, at
+    sign, digits = 1, ""
+    at += 1
+    braced = at < len(tokens) and tokens[at].is_sign("{")
+    at += braced
+    if at < len(tokens) and tokens[at].is_sign("-"):
+        sign, at = -1, at + 1
+    if at < len(tokens) and tokens[at].text.isdigit() and len(tokens[at].text) < 3:
+        digits, at = tokens[at].text, at + 1
+    at += braced
+    return sign * int(digits or 1), at
+
+
+def _known(name: str) -> tuple[str, Fraction] | None:
+    """The base of a unit, and how many of it; None for a word that is none."""
+    if name in _WHOLE or name in _PREFIXED:
+        base, size = _WHOLE.get(name) or _PREFIXED[name]
+        return base, Fraction(size)
+    for length in (1, 4, 5):
+        prefix, rest = name[:length], name[length:]
+        if prefix in _PREFIXES and rest in _PREFIXED and name not in _LONG_ONLY:
+            base, size = _PREFIXED[rest]
+            return base, Fraction(size) * Fraction(10) ** _PREFIXES[prefix]
+    return None
+
+
+def is_unit(name: str) -> bool:
+    """Whether a word is a known unit."""
+    return _known(name) is not None
+
+
+def with_plain_words(tokens: Sequence[Token]) -> list[Token]:
+    r"""The tokens with words behind a number that were not written in ``\text``: ``18 apples``.
+
+    A word has four letters or more, one of them a vowel, and a blank before it.
+    """
+    found: list[Token] = []
+    at = 0
+    while at < len(tokens):
+        token, end = tokens[at], at
+        if token.kind == "letter" and token.spaced and found:
+            end += 1
+            while end < len(tokens) and tokens[end].kind == "letter" and not tokens[end].spaced:
+                end += 1
+        run = "".join(each.text for each in tokens[at:end])
+        is_word = len(run) >= 4 and any(letter in "aeiouAEIOU" for letter in run)
+        if is_word and (found[-1].kind in ("number", "word") or found[-1].is_sign("}", ")", "%")):
+            found.append(Token("word", run, spaced=True, upright=True))
+        else:
+            end = max(end, at + 1)
+            found.extend(tokens[at:end])
+        at = end
+    return found
