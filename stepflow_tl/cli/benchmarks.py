@@ -1,4 +1,4 @@
-"""Commands on benchmarks: prompt, estimate, lm-eval."""
+"""Commands on benchmarks: prompt, grade, lm-eval, estimate."""
 
 from __future__ import annotations
 
@@ -52,6 +52,46 @@ def prompt(
         f"{benchmark.label}, item {item} of {len(benchmark.items)}, {one_line(asked.group)}, "
         f"seed {seed}: {tokens} tokens\n\n{shown}"
     )
+
+
+@app.command()
+def grade(
+    file: Annotated[Path, typer.Argument(help="JSON lines, JSON, CSV or Parquet.")],
+    kind: Annotated[
+        str | None,
+        typer.Option(help="math, number, choice or code; default: each row says it."),
+    ] = None,
+    response: Annotated[str, typer.Option(help="The field of what the model wrote.")] = "response",
+    gold: Annotated[str, typer.Option(help="The field of the right answer.")] = "gold",
+    score: Annotated[str, typer.Option(help="The field of a score to compare with.")] = "score",
+    limit: Annotated[int, typer.Option(min=0, help="Disagreements to print.")] = 20,
+    out: Annotated[Path | None, typer.Option(help="Write every verdict as JSON lines.")] = None,
+    skip_errors: Annotated[
+        bool, typer.Option("--skip-errors", help="Leave out, count and name rows with an error.")
+    ] = False,
+    allow_code_execution: Annotated[
+        bool, typer.Option("--allow-code-execution", help="Run what the model wrote.")
+    ] = False,
+) -> None:
+    """Grade other people's outputs, and compare with a stored score, disagreements first.
+
+    A field may lie within others: --response resps.0.0 --gold doc.answer --score exact_match
+
+    Example: stepflow-tl grade samples.jsonl --kind math
+    """
+    from stepflow_tl.tasks.auditing import Fields, audit_file
+
+    audit = audit_file(
+        file,
+        kind=kind,
+        fields=Fields(response=response, gold=gold, score=score),
+        allow_code_execution=allow_code_execution,
+        on_error="skip" if skip_errors else "raise",
+    )
+    if out is not None:
+        lines = (json.dumps(row.as_json()) for row in audit.rows)
+        out.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    typer.echo(audit.text(limit))
 
 
 @app.command(

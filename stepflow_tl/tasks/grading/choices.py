@@ -31,7 +31,7 @@ _DRESS_OF_BOX = re.compile(rf"{_FONTS}|{_BLANKS}|[{{}}$*`]")
 _DRESS_OF_WORDS = re.compile(rf"{_FONTS}|{_BLANKS}|[{{}}$*`]|(?<!\w)_+|_+(?!\w)")
 _OPTION = re.compile(
     r"(?:(?i:the\s)?(?i:answer|option|choice)\s*(?i:is|:)?\s*)?"
-    r"[(\[]?\s*([A-Za-z])\s*(?:[)\].:](?![A-Za-z]).*|,\s.*|\s[-–—=]\s.*|\s\(.*\)|\s\d.*|)",
+    r"[(\[]?\s*([A-Za-z])\s*(?:[)\].:](?![A-Za-z]).*|,\s.*|\s[-–—]\s.*|\s\(.*\)|\s\d.*|)",
     re.DOTALL,
 )
 _SEVERAL = re.compile(r"\W{0,9}(?:[,/&;]|\b(?i:and|or)\b)\W{0,9}(?:[Oo]ption )?[A-Z](?![A-Za-z'])")

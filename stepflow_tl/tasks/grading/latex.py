@@ -121,7 +121,7 @@ _ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{([a-zA-Z]+)\*?\}(?:\[[a-z]\])?(\{[
 _PIECE = re.compile(
     r"(?P<space>\s+|~)"
     r"|\\(?P<command>[A-Za-z]+|.)"
-    r"|(?P<number>[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+(?![0-9.]))?|\.[0-9]+(?:[eE][+-]?[0-9]+)?)"
+    r"|(?P<number>[0-9]+\.(?=\s?\\overline)|[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+(?![0-9.]))?|\.[0-9]+(?:[eE][+-]?[0-9]+)?)"
     r"|(?P<letters>[A-Za-z]+)"
     r"|(?P<other>.)",
     re.DOTALL,
@@ -356,6 +356,8 @@ class _Reader:
             letter = text[group[0] : group[1]].strip()
             self._add("command", _BLACKBOARD.get(letter, f"mathbb{letter}"))
             at = group[1] + 1
+        elif name == "AA":
+            self._add("word", "angstrom", upright=True)
         elif name in ("{", "}"):
             self._add("sign", "\\" + name)
         elif name in ("%", "$", "&", "#", "_"):

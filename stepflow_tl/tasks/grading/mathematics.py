@@ -21,9 +21,7 @@ where its known mistakes cannot be at work. Where opinions differ:
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from stepflow_tl.tasks.base import Grade
@@ -50,11 +48,15 @@ from stepflow_tl.tasks.grading.reading import (
     shown,
 )
 from stepflow_tl.tasks.grading.shapes import Shape, read, same_answer
-from stepflow_tl.tasks.grading.units import with_plain_words
+from stepflow_tl.tasks.grading.units import BareUnits, with_plain_words
 from stepflow_tl.tasks.grading.values import Undefined, constant, is_constant
 
 _SMALLEST = 1e-4  # below it math-verify's absolute tolerance makes numbers equal
-_OPTION = re.compile(r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*|\()\(?\s*([A-Z])\s*\)?\s*\}?")
+_OPTION = re.compile(
+    r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(\s*([A-Z])\s*\)(?!\s*[=<>\^_+*/-]).*"
+    r"|\\(?:text|textbf)\s*\{\s*([A-Z])\s*\}",
+    re.DOTALL,
+)
 _WHY = {  # what became of math-verify
     "timeout": "was not compared with the gold {gold} within {seconds:g} s",
     "crashed": "ended the process that compares it with the gold {gold}",
@@ -170,7 +172,7 @@ class _Verdict(NamedTuple):
 def _compare(gold: str, answer: str, seconds: float) -> _Verdict:
     option = _OPTION.fullmatch(gold)
     if option is not None and (letter := letter_in(answer)) is not None:
-        same = letter == option[1]
+        same = letter == (option[1] or option[2])
         return _Verdict(None if same else "wrong_answer", "the option's letter", letter)
     try:
         given = tokens_of(answer)
@@ -201,7 +203,7 @@ def _by_reading(gold: list[Token], answer: list[Token]) -> str | None:
         Unreadable: There is no reading of one of them.
     """
     words = {t.text for t in (*gold, *answer) if t.kind == "word" and len(t.text) > 1}
-    rights = list(_readings(joined_words(gold, words), is_gold=True))
+    rights = _readings(joined_words(gold, words), is_gold=True)
     failed: Unreadable | None = None
     for given in _readings(joined_words(answer, words), is_gold=False):
         for right in rights:
@@ -217,21 +219,35 @@ def _by_reading(gold: list[Token], answer: list[Token]) -> str | None:
     return None
 
 
-def _readings(tokens: list[Token], *, is_gold: bool) -> Iterator[Shape]:
-    """What tokens may be: with commas between thousands, and with commas in a list.
+def _readings(tokens: list[Token], *, is_gold: bool) -> list[Shape]:
+    """What tokens may be: letters as variables or units, commas between thousands or in a list.
 
     Raises:
-        Unreadable: Neither.
+        Unreadable: Nothing.
     """
     joined, listed = (with_thousands(tokens, commas=commas) for commas in (True, False))
-    yield read(joined, gold=is_gold)
-    others = [listed] if listed != joined else []
-    worded = joined if is_gold else with_plain_words(joined)
-    if worded != joined:
-        others.append(worded)
-    for other in others:
-        with contextlib.suppress(Unreadable):
-            yield read(other, gold=is_gold)
+    ways: list[tuple[list[Token], BareUnits]] = [(joined, "none")]
+    if listed != joined:
+        ways.append((listed, "none"))
+    if any(token.kind == "letter" and token.spaced for token in joined) or not is_gold:
+        ways.append((joined, "long" if is_gold else "any"))
+        worded = joined if is_gold else with_plain_words(joined)
+        if worded != joined:
+            ways.append((worded, "any"))
+    found: list[Shape] = []
+    failed: Unreadable | None = None
+    for each, bare in ways:
+        try:
+            shape = read(each, bare=bare)
+        except Unreadable as why:
+            failed = why if failed is None or isinstance(why, Ambiguous) else failed
+            continue
+        if shape not in found:
+            found.append(shape)
+    if not found:
+        assert failed is not None
+        raise failed
+    return found
 
 
 def _by_math_verify(
@@ -278,7 +294,7 @@ def _doubt(gold: list[Token] | None, answer: list[Token] | None) -> str | None:
     if not {letter.casefold() for letter in right} <= {letter.casefold() for letter in given}:
         return "it may take a variable for a unit"
     try:
-        shape = read(with_thousands(gold), gold=True)
+        shape = read(with_thousands(gold), bare="none")
         value = constant(shape.node) if shape.node and is_constant(shape.node) else 0
     except (Unreadable, Undefined):
         return None

@@ -138,7 +138,7 @@ def _in_box(text: str) -> tuple[str, Fraction]:
         return text, Fraction(f"{comma[1]}.{comma[2]}")
     try:
         tokens = with_plain_words(with_thousands(tokens_of(text)))
-        shape = read(tokens, gold=False)
+        shape = read(tokens, bare="any")
         value = sole_number(shape)
     except Unreadable as error:
         raise _NoNumber(f"no number that could be read ({error})") from None

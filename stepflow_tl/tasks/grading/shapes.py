@@ -14,7 +14,7 @@ from typing import Literal
 
 from stepflow_tl.tasks.grading.expressions import MINUS_ONE, Node, number, parse
 from stepflow_tl.tasks.grading.latex import Ambiguous, Token, Unreadable, same_tokens, words
-from stepflow_tl.tasks.grading.units import Unit, quantity_of
+from stepflow_tl.tasks.grading.units import BareUnits, Unit, quantity_of
 from stepflow_tl.tasks.grading.values import exact, is_constant, proportional, same_value
 
 _DEEPEST = 8  # brackets within brackets
@@ -74,17 +74,17 @@ class Shape:
 # ---------------------------------------------------------------------------------------- reading
 
 
-def read(tokens: Sequence[Token], *, gold: bool) -> Shape:
-    """An answer's shape.
+def read(tokens: Sequence[Token], *, bare: BareUnits) -> Shape:
+    r"""An answer's shape.
 
     Args:
         tokens: The answer.
-        gold: Whether it is the right one, in which a bare letter is never a unit.
+        bare: Which letters outside ``\text`` may be units; see `units.quantity_of`.
 
     Raises:
         Unreadable: It is of none of the known shapes.
     """
-    reader = _Reader(gold)
+    reader = _Reader(bare)
     kept = _without_condition(list(tokens))
     pieces = [piece for piece in _split(kept) if piece]
     if not pieces:
@@ -190,8 +190,9 @@ def _split_at(tokens: Sequence[Token], is_here: Callable[[Token], bool]) -> list
 
 
 class _Reader:
-    def __init__(self, gold: bool) -> None:
-        self.gold, self.depth = gold, 0
+    def __init__(self, bare: BareUnits) -> None:
+        self.bare: BareUnits = bare
+        self.depth = 0
 
     def element(self, tokens: Sequence[Token]) -> Shape:
         """One element of a list: a body, with a name before it, or a relation."""
@@ -261,7 +262,7 @@ class _Reader:
         ratio = _split_at(tokens, lambda token: token.is_sign(":"))
         if len(ratio) > 1:
             return Shape("ratio", tuple(self.body(part) for part in ratio))
-        quantity = quantity_of(tokens, bare=not self.gold)
+        quantity = quantity_of(tokens, bare=self.bare)
         if len(quantity.value) < len(tokens):
             inner = self._bracketed(quantity.value)
             if inner is not None:
@@ -517,7 +518,7 @@ class _Comparison:
     def _one_of_the_sides(self, gold: Shape, answer: Shape) -> str | None:
         for side in answer.chain:
             try:
-                rule = self._bodies(gold, _Reader(False).body(side))
+                rule = self._bodies(gold, _Reader("any").body(side))
             except Unreadable:
                 continue
             if rule is not None:
@@ -672,6 +673,8 @@ def _is_name(tokens: Sequence[Token]) -> bool:
     """Whether this names a value: a variable, a function's value, a derivative, words."""
     if all(token.kind == "word" for token in tokens):
         return True
+    if tokens[0].is_sign("(") and tokens[-1].is_sign(")"):  # (x, y)
+        return all(token.kind == "letter" or token.is_sign(",") for token in tokens[1:-1])
     letters = [token for token in tokens if token.kind == "letter"]
     if len(letters) == len(tokens) and len(tokens) > 1 and not any(t.spaced for t in tokens[1:]):
         return len(tokens) <= 3 and all(t.text.isupper() for t in tokens)  # a segment, an angle

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 from stepflow_tl.tasks.grading.latex import Ambiguous, Token, words
 
@@ -91,6 +92,9 @@ _CHANGES_THE_VALUE = words(
 )
 
 
+BareUnits = Literal["none", "long", "any"]
+
+
 @dataclass(frozen=True, slots=True)
 class Unit:
     """What stands behind a value.
@@ -127,12 +131,14 @@ class Quantity:
     percent: bool = False
 
 
-def quantity_of(tokens: Sequence[Token], *, bare: bool) -> Quantity:
+def quantity_of(tokens: Sequence[Token], *, bare: BareUnits) -> Quantity:
     r"""A value without its ordinal ending, currency, per cent, scale and unit.
 
     Args:
         tokens: A value and what stands around it.
-        bare: Whether letters outside ``\text`` may be a unit.
+        bare: Which letters outside ``\text`` may be a unit: "none"; "long" for those behind a
+            blank that are more than one letter, as a gold may have them; "any" for single ones
+            behind a blank, too.
 
     Raises:
         Ambiguous: Words behind the value change it ("5 or less"), or there are several values
@@ -216,30 +222,35 @@ def _begins_anew(token: Token) -> bool:
     return token.spaced or token.kind != "letter"
 
 
-def _unit_start(tokens: Sequence[Token], *, bare: bool) -> int | None:
+def _unit_start(tokens: Sequence[Token], *, bare: BareUnits) -> int | None:
     """Where the unit behind a value begins; None without one."""
     depth = 0
     for at, token in enumerate(tokens):
         if at and depth == 0 and _ends_value(tokens[at - 1]):
             if token.is_sign("^") and (length := _degrees_length(tokens[at:])):
                 behind = tokens[at + length :]
-                if not behind or (bare and all(t.kind in ("word", "letter") for t in behind)):
+                if not behind or (
+                    bare != "none" and all(t.kind in ("word", "letter") for t in behind)
+                ):
                     return at
             upright = token.kind == "word" and token.upright
             if upright and _is_tail(tokens[at:]):
                 return at
             starts = token.kind in ("word", "letter") or token.is_command("mu", "Omega")
-            if bare and starts and not upright and _is_number(tokens[:at]):
+            if bare != "none" and starts and not upright and _is_number(tokens[:at]):
                 unit = _unit(tokens[at:]) if _is_tail(tokens[at:]) else None
-                if unit is not None and unit.bases and not _touches(tokens, at):
+                if unit is not None and unit.bases and _is_apart(tokens[at:], bare):
                     return at
         depth += token.is_sign("(", "[", "{", "\\{") - token.is_sign(")", "]", "}", "\\}")
     return None
 
 
-def _touches(tokens: Sequence[Token], at: int) -> bool:
-    """Whether a single letter is all, and stands close to the number: a variable, more likely."""
-    return len(tokens) == at + 1 and tokens[at].kind == "letter" and not tokens[at].spaced
+def _is_apart(tail: Sequence[Token], bare: BareUnits) -> bool:
+    """Whether letters behind a number are more likely a unit than variables."""
+    is_single = len(tail) == 1 and tail[0].kind == "letter"
+    if bare == "long":
+        return tail[0].spaced and not is_single
+    return tail[0].spaced or not is_single
 
 
 def _ends_value(token: Token) -> bool:

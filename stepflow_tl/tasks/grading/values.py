@@ -527,4 +527,21 @@ def proportional(first: Node, second: Node) -> int:
         return 0
     if any(abs(ratio - ratios[0]) > _CLOSE * abs(ratios[0]) for ratio in ratios):
         return 0
-    return 1 if ratios[0] > 0 else -1
+    return (1 if ratios[0] > 0 else -1) if _is_constant_ratio(both, names) else 0
+
+
+def _is_constant_ratio(both: tuple[Node, Node], names: list[str]) -> bool:
+    """Whether the ratio is the same to many digits: x - 59047 and x - 59048 are nearly alike."""
+    library = _mpmath()
+    values = []
+    for number, (low, high, mixed) in enumerate(_POINTS):
+        point = _point(names, number, low, high, mixed)
+        at = {name: library.mpf(value) for name, value in point.items()}
+        one, two = (_defined(node, at, _Precise(), 1) for node in both)
+        if one is not None and two is not None:
+            values.append((one, two))
+    (one, two), *others = values or [(0, 0)]
+    return len(values) >= _ENOUGH and all(
+        abs(one * second - two * first) <= abs(one * second) * library.mpf(10) ** -_SAME_DIGITS
+        for first, second in others
+    )

@@ -1,0 +1,124 @@
+"""Other people's outputs, graded and held against their scores."""
+
+import json
+
+import pytest
+from helpers import DATA
+
+from stepflow_tl.tasks import BenchmarkError
+from stepflow_tl.tasks.auditing import Fields, audit_file
+
+ROWS = [
+    {"kind": "math", "response": r"\boxed{x = 12{,}345}", "gold": "12345", "score": True},
+    {"kind": "math", "response": r"\boxed{1}", "gold": r"\frac{R}{r}", "score": True},
+    {"kind": "number", "response": "It is 18.", "gold": "So.\n#### 18", "score": 0.0},
+    {"kind": "number", "response": r"\boxed{3\pi}", "gold": 3, "score": "1"},
+    {"kind": "choice", "response": "Answer: C", "gold": "(C)", "score": None},
+    {"kind": "choice", "response": "Answer: C", "gold": "D", "options": ["a", "b", "c", "d"]},
+]
+CODE = {
+    "kind": "code",
+    "response": "```python\nprint(int(input()) + 1)\n```",
+    "gold": {"inputs": ["1\n"], "outputs": ["2\n"]},
+    "score": "false",
+}
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(*rows, name="said.jsonl"):
+        path = tmp_path / name
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        return path
+
+    return write
+
+
+def test_disagreements_come_first(written):
+    audit = audit_file(written(*ROWS))
+    assert [row.grade.correct for row in audit.rows] == [True, False, True, False, True, False]
+    assert [row.score for row in audit.rows] == [True, True, False, True, None, None]
+    assert [row.row for row in audit.disagreements] == [3, 2, 4]  # accepted here first
+    text = audit.text()
+    assert text.index("row 3 (number): right here, wrong there") == 0
+    assert "agreement with the stored score: 1 of 4, 0.250 [" in text
+    assert "right only here: 1, right only there: 2" in text
+    assert "  because  the last box holds '1', which is not the gold '\\\\frac{R}{r}'" in text
+    assert "math: right 1 of 2, 0.500 [" in text and "  wrong     1  another value" in text
+
+
+def test_only_some_are_shown(written):
+    text = audit_file(written(*ROWS)).text(limit=1)
+    assert "... and 2 more disagreements" in text and "row 2 (math)" not in text
+    assert "row" not in audit_file(written(*ROWS)).text(limit=0).partition("agreement")[0].replace(
+        "and 3 more disagreements", ""
+    )
+
+
+def test_code_is_run_only_where_it_may(written):
+    path = written(CODE)
+    with pytest.raises(BenchmarkError, match="said.jsonl, row 1: grading code runs what the model"):
+        audit_file(path)
+    audit = audit_file(path, allow_code_execution=True)
+    assert audit.disagreements == audit.rows and audit.rows[0].grade.rule == "the tests"
+
+
+def test_fields_may_lie_within_others(written):
+    row = {"resps": [[r"\boxed{5}"]], "doc": {"answer": "5"}, "exact_match": 1.0, "a.b": "x"}
+    fields = Fields(response="resps.0.0", gold="doc.answer", score="exact_match")
+    audit = audit_file(written(row), kind="math", fields=fields)
+    assert audit.rows[0].grade.correct and not audit.disagreements
+    assert audit_file(written(row), kind="math", fields=Fields(response="a.b", gold="a.b")).rows
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"response": "x", "kind": "math"}, r"row 2: expected 'gold', found none among \["),
+        ({"gold": "1", "kind": "math"}, "expected 'response', found none"),
+        ({"response": 1, "gold": "1", "kind": "math"}, "text in 'response', got 1"),
+        ({"response": "x", "gold": "1"}, "expected 'kind', found none"),
+        ({"response": "x", "gold": "1", "kind": "maths"}, "one of .*, got maths"),
+        ({"response": "x", "gold": None, "kind": "math"}, "text in 'gold', got None"),
+        ({"response": "x", "gold": "", "kind": "math"}, "a gold answer of 1 to 2000"),
+        ({"response": "x", "gold": "many", "kind": "number"}, "a gold answer such as '18'"),
+        ({"response": "x", "gold": "AB", "kind": "choice"}, "a letter from A to Z, got 'AB'"),
+        ({"response": "x", "gold": "A", "kind": "choice", "options": "4"}, "number or a list"),
+        ({"response": "x", "gold": "1", "kind": "math", "score": "maybe"}, "true, false or a"),
+        ({"response": "x", "gold": "1", "kind": "math", "score": []}, "true, false or a number"),
+        ({"response": "x", "gold": [1], "kind": "code"}, "tests such as"),
+        ({"response": "x", "gold": "{", "kind": "code"}, "row 2"),
+        ([1], "row 2: expected columns by name"),
+    ],
+)
+def test_a_wrong_row_is_named_or_skipped(written, row, says):
+    path = written(ROWS[0], row)
+    with pytest.raises(BenchmarkError, match=says):
+        audit_file(path, allow_code_execution=True)
+    audit = audit_file(path, allow_code_execution=True, on_error="skip")
+    assert len(audit.rows) == 1 and len(audit.skipped) == 1
+    assert "skipped 1 rows: said.jsonl, row 2: " in audit.text()
+
+
+def test_settings_that_cannot_be(written, unchecked):
+    with pytest.raises(BenchmarkError, match="on_error 'raise' or 'skip', got 'ignore'"):
+        audit_file(written(*ROWS), on_error="ignore")
+    with pytest.raises(BenchmarkError, match="kind to be one of .*, got 'maths'"):
+        audit_file(written(*ROWS), kind="maths")
+    with pytest.raises(BenchmarkError, match="expected rows to grade, found none"):
+        audit_file(written())
+
+
+def test_what_a_model_wrote_cannot_act_on_a_terminal(written):
+    row = {"kind": "math", "response": "\\boxed{\x1b[2J\n5}", "gold": "\x1b]0;x\x07", "score": 1}
+    text = audit_file(written(row)).text()
+    assert "\x1b" not in text and "\x07" not in text
+
+
+def test_recorded_cases_are_graded_as_expected():
+    """Cases of every kind; each says why it is right or wrong."""
+    audit = audit_file(
+        DATA / "grading.jsonl", fields=Fields(score="expected"), allow_code_execution=True
+    )
+    assert len(audit.rows) >= 184
+    assert audit.text() and [(row.row, row.grade.reason) for row in audit.disagreements] == []
