@@ -10,6 +10,7 @@ from helpers import DATA
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepflow_tl.reading import read_response
 from stepflow_tl.tasks import (
     SOURCES,
     STYLES,
@@ -457,3 +458,113 @@ def _choice_of(options, gold, key):
     task = Benchmark(path="none.jsonl", kind="choice")
     task.__dict__["_records"] = {key: record}
     return task, record
+
+
+GOOD = {"question": "0", "answer": "0"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "message"),
+    [
+        ("math", {"question": "1", "answer": "\\frac{"}, "a gold answer that a box can hold, got"),
+        ("math", {"question": "1", "answer": "}{"}, "a gold .* whose braces do not pair"),
+        ("math", {"question": "1", "answer": "9" * 3000}, "a gold answer of 1 to 2000 characters"),
+        ("math", {"question": "1", "answer": "\\boxed{"}, "a gold answer of 1 to 2000 characters"),
+        ("number", {"question": "1", "answer": "1,2,3"}, "a gold answer such as '18', got '1,2,3'"),
+    ],
+)
+def test_a_right_answer_that_none_could_match_is_named(written, kind, row, message):
+    with pytest.raises(BenchmarkError, match=f"mine, row 2: expected {message}"):
+        Benchmark(path=written(GOOD, row), kind=kind).check()
+
+
+def test_a_nan_equals_nothing(written):
+    tests = json.dumps([{"input": "1", "output": "[NaN]", "testtype": "functional"}])
+    row = {"question": "1", "tests": tests, "metadata": '{"func_name": "f"}'}
+    task = Benchmark(path=written(row), kind="code", allow_code_execution=True)
+    with pytest.raises(BenchmarkError, match="mine, row 1: expected a result .* NaN equals noth"):
+        task.check()
+
+
+def test_wrong_rows_may_be_skipped_counted_and_named(written):
+    path = written(
+        GOOD,
+        {"question": "1"},
+        {"question": "2", "answer": "\\frac{"},
+        {"question": "3", "answer": "3"},
+    )
+    path.write_text(path.read_text() + "{broken\n[1]\n")
+    with pytest.raises(BenchmarkError, match="mine, row 2"):
+        Benchmark(path=path, kind="math").items  # noqa: B018
+    task = Benchmark(path=path, kind="math", on_error="skip")
+    with pytest.warns(UserWarning, match=r"mine: 4 rows were skipped \(on_error='skip'\): mine, r"):
+        assert [item.question for item in task.items] == ["0", "3"]
+    assert [said.partition(": ")[0] for said in task.skipped] == [
+        *("mine, row 2", "mine, row 3", "mine.jsonl, line 5", "mine.jsonl, row 6"),
+    ]
+    assert task.describe()["benchmark"]["on_error"] == "skip"
+    assert Benchmark(path=written(GOOD), kind="math", on_error="skip").skipped == ()
+
+
+def test_wrong_tests_are_skipped_before_problems_are_chosen(written):
+    good = {"tests": '[{"input": "1", "output": "1"}]'}
+    rows = [{"question": str(i)} | good for i in range(5)]
+    path = written({"question": "a", "tests": "[]"}, *rows)
+    task = Benchmark(path=path, kind="code", on_error="skip", n=5)
+    with pytest.warns(UserWarning, match="1 rows were skipped"):
+        assert len(task.items) == 5
+
+
+def test_lettered_options_keep_their_letters(written):
+    """As AQuA's come."""
+    options = ["A)21", "B)21.5", "C) 22", "D)22.5", "E)23"]
+    row = {"question": "How many?", "options": options, "correct": "E"}
+    columns = {"answer": "correct"}
+    task = Benchmark(path=written(row), kind="choice", columns=columns)
+    for seed in range(8):
+        assert task.right_letter(task.items[0], seed) == "E"
+        asked = task.ask(task.items[0], seed)
+        assert "(A) 21\n(B) 21.5\n(C) 22\n(D) 22.5\n(E) 23\n" in asked
+    assert task.grade(task.items[0], r"\boxed{E}").correct
+    for others in (["A)1", "B)2", "D)3"], ["1)x", "2)y"], ["A", "B"]):
+        row = {"question": "?", "options": others, "correct": "B"}
+        task = Benchmark(path=written(row), kind="choice", columns=columns)
+        assert {task.right_letter(task.items[0], seed) for seed in range(20)} != {"B"}
+
+
+ADDS = "```python\nprint(sum(map(int, input().split())))\n```"
+ADDS_TOO = "```python\na, b = map(int, input().split())\nprint(f'{a + b}.0')\n```"
+SUBTRACTS = "```python\na, b = map(int, input().split())\nprint(a - b)\n```"
+FAILS = "```python\nraise ValueError\n```"
+
+
+def test_programs_vote_by_what_they_do(written):
+    row = {
+        "question": "Add.",
+        "public": '[{"input": "1 2", "output": "never looked at"}, {"input": "5 5", "output": ""}]',
+        "hidden": '[{"input": "3 4", "output": "7"}]',
+    }
+    columns = {"tests": ["public", "hidden"]}
+    path = written(row)
+    task = Benchmark(path=path, kind="code", columns=columns, allow_code_execution=True)
+    task.check_votes()
+    vote = task.vote(task.items[0])
+    programs = [vote.read(read_response(said)) for said in (ADDS, ADDS_TOO, SUBTRACTS, FAILS)]
+    adds, adds_too, subtracts, fails = programs
+    assert fails is None  # it has no vote
+    assert adds != adds_too and vote.same(adds, adds_too) and not vote.same(adds, subtracts)
+    assert vote.read(read_response("No program.")) is None
+    with pytest.raises(BenchmarkError, match="runs code that the model wrote"):
+        replace(task, allow_code_execution=False).vote(task.items[0])
+
+
+def test_a_vote_on_code_without_public_examples_is_refused(written):
+    row = {"question": "Add.", "tests": '[{"input": "1", "output": "1"}]'}
+    task = Benchmark(path=written(row), kind="code", allow_code_execution=True)
+    with pytest.raises(BenchmarkError, match="one column holds all tests; expected columns="):
+        task.check_votes()
+    row = {"question": "Add.", "public": "[]", "hidden": row["tests"]}
+    task = replace(task, path=written(row), columns={"tests": ["public", "hidden"]})
+    with pytest.raises(BenchmarkError, match="row 1: no public examples, by which a majority"):
+        task.check_votes()
+    Benchmark(path=written(GOOD), kind="math").check_votes()

@@ -16,6 +16,7 @@ from stepflow_tl.tasks.grading.running import Limits, Ran, run_program
 _FENCE = "```"
 _PYTHON = ("python", "python3", "py")
 _LIMITS = Limits()
+_LONGEST_INT = 4000  # digits
 _SAYS = {
     "timeout": "it did not end in time",
     "output_limit": "it printed more than {limits.output_bytes} bytes",
@@ -260,10 +261,15 @@ def _as_json(text: str | None) -> tuple[Any] | None:
 
 
 def _loaded(text: str) -> Any:
-    """JSON with integers of any length, which `int` refuses beyond 4300 digits."""
-    return json.loads(
-        text, parse_int=lambda digits: int(digits) if len(digits) < 4000 else Decimal(digits)
-    )
+    """JSON with integers of any length, which `int` refuses beyond 4300 digits.
+
+    Every NaN is one of its own, which equals no other.
+    """
+    return json.loads(text, parse_int=_whole, parse_constant=float)
+
+
+def _whole(digits: str) -> int | Decimal:
+    return int(digits) if len(digits) < _LONGEST_INT else Decimal(digits)
 
 
 def _lines(text: str) -> list[str]:

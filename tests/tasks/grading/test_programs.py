@@ -69,6 +69,10 @@ def test_programs_that_fail(source: str, kind: str, says: str) -> None:
         "import numpy as np\nprint(np.arange(3).max())",
         "open('notes.txt', 'w').write('2')\nprint(open('notes.txt').read())",
         "from functools import *\n@cache\ndef f(): return 2\nprint(f())",
+        "print(2)\nexit()\nprint(3)",
+        "print(2)\nquit(1)",
+        "print(len(str(2 ** 20000)) - 6019)",
+        "print('2\\r')",
     ],
 )
 def test_programs_that_pass(source: str) -> None:
@@ -89,6 +93,54 @@ ADDED = CodeTests(("[1, 2]\n3", "[]\n\n0"), ("[4, 5]", "[]"), "add")
 def test_functions_are_called_with_json() -> None:
     assert grade_code(block(SOLUTION), ADDED).correct
     assert grade_code(block("def add(a, b): return [x + b for x in a]"), ADDED).correct
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f(n):\n    return [n]\nif __name__ == '__main__':\n    print(f(int(input())))",
+        "def f(n):\n    return [n]\nif __name__ == '__main__':\n    exit(1)",
+        "def f(n):\n    return [n]\nexit()",
+        "def f(n):\n    return (n,)",
+        "import numpy as np\ndef f(n):\n    return np.array([n])",
+        "import numpy as np\ndef f(n):\n    return [np.int64(n)]",
+        "import numpy as np\ndef f(n):\n    return (np.float32(n),)",
+        "from dataclasses import dataclass\n@dataclass\nclass A:\n    x: 'int'\ndef f(n):\n    "
+        "return [A(n).x]",
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\n"
+        "class A:\n    x: int\nclass Solution:\n    def f(self, n: int) -> list[int]:\n        "
+        "return [A(n).x]",
+    ],
+)
+def test_functions_that_pass(source: str) -> None:
+    tests = CodeTests(("3\r\n", "12"), ("[3]", "[12]\n"), "f")
+    grade = grade_code(block(source), tests)
+    assert grade.correct, grade
+
+
+def test_values_within_values_are_what_they_are() -> None:
+    """As LiveCodeBench compares: only a whole tuple is taken for a list."""
+    pairs = CodeTests(("1",), ("[[1, 2]]",), "f")
+    assert grade_code(block("def f(n): return [[n, 2]]"), pairs).correct
+    assert grade_code(block("def f(n): return ([n, 2],)"), pairs).correct
+    grade = grade_code(block("def f(n): return [(n, 2)]"), pairs)
+    assert grade.error == "wrong_answer" and '{"tuple": [1, 2]}' in (grade.reason or "")
+    named = CodeTests(("1",), ('{"1": 2}',), "f")
+    assert grade_code(block("def f(n): return {str(n): 2}"), named).correct
+    assert not grade_code(block("def f(n): return {n: 2}"), named).correct
+
+
+def test_integers_of_any_length() -> None:
+    long = "1" + "0" * 4999 + "7"
+    for number, right in ((long, True), (long[:-1] + "8", False)):
+        stdin = CodeTests((long,), (number,))
+        assert grade_code(block("print(int(input()))"), stdin).correct is right
+        called = CodeTests((long,), (f"[{number}]",), "f")
+        assert grade_code(block("def f(n): return [n]"), called).correct is right
+
+
+def test_a_function_without_a_name_is_none() -> None:
+    assert CodeTests(("1",), ("1",), "").function is None
 
 
 @pytest.mark.parametrize(
