@@ -71,7 +71,7 @@ class ResponseParts:
         return not _STATES.search(self.answer) and last_boxed(self.thinking) is not None
 
 
-_BRACE = re.compile(r"\\f?boxed\s*\{|\\.|[{}]", re.DOTALL)
+_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _STATES = re.compile(r"[0-9$\\]|\banswer\b", re.IGNORECASE)
 
 

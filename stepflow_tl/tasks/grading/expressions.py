@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from stepflow_tl.tasks.grading.latex import Ambiguous, Token, Unreadable, words
+from stepflow_tl.tasks.grading.latex import Ambiguous, Token, TooLarge, Unreadable, is_whole, words
 
 _DEEPEST = 24  # nested groups
+_MOST_FACTORS = 150  # tokens of one product
 _LARGEST_EXPONENT = 5000  # of e-notation
 
 FUNCTIONS = words(
@@ -38,6 +39,16 @@ _FENCES = {"(": ")", "[": "]", "\\{": "\\}"}
 _FLOORS = {"lfloor": "rfloor", "lceil": "rceil"}
 _ALWAYS_FUNCTIONS = frozenset(["f", "F"])
 _OFTEN_FUNCTIONS = frozenset(["g", "h", "G", "H", "p", "q", "P", "Q", "u", "y"])
+
+
+READ = FUNCTIONS.union(
+    *(_SEVERAL, _SYMBOLS, _ACCENTS, _FLOORS),
+    words(
+        "rfloor rceil frac binom sqrt pi infty pm mp cdot times div circ cup reals integers "
+        "naturals rationals emptyset"
+    ),
+)
+"""The commands that are read here, or by `shapes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +111,44 @@ def parse(tokens: Sequence[Token]) -> Node:
     return node
 
 
+def _derivative(above: Node, below: Node) -> Node | None:
+    r"""``\frac{dM}{dt}`` is a name, and no fraction of products; None for what is a fraction.
+
+    Raises:
+        Unreadable: It is a derivative of another kind.
+    """
+    for sign in (Node("symbol", "d"), Node("symbol", "\\partial")):
+        first = above.parts[0] if above.kind == "product" else above
+        if below.kind != "product" or below.parts[0] != sign:
+            continue
+        if first != sign and not (first.kind == "power" and first.parts[0] == sign):
+            continue
+        if above.kind == "product" and all(
+            node.parts[0] == sign and node.parts[1].kind == "symbol" for node in (above, below)
+        ):
+            over, under = (node.parts[1].name for node in (above, below))
+            return Node("symbol", f"{sign.name}{over}/{sign.name}{under}")
+        raise Unreadable("a derivative")
+    return None
+
+
+def _repeated(text: str) -> Fraction:
+    """``0.1666...``: what a decimal is whose last digits come again and again.
+
+    Raises:
+        Unreadable: None do.
+    """
+    places = text.partition(".")[2]
+    for length in range(1, len(places) // 2 + 1):
+        period = places[-length:]
+        times = 3 if length == 1 else 2
+        if places.endswith(period * times):
+            repeated = Fraction(int(period), 10**length - 1)
+            shift = Fraction(10) ** (length - len(places))
+            return Fraction(text[: len(text) - length]) + repeated * shift
+    raise Unreadable("a decimal with dots whose digits do not repeat")
+
+
 class _Parser:
     """Recursive descent; `at` is the next token."""
 
@@ -129,14 +178,17 @@ class _Parser:
             raise Unreadable(f"{sign!r} is missing")
 
     def sum(self) -> Node:
-        self.depth += 1
-        if self.depth > _DEEPEST:
-            raise Unreadable(f"it is nested deeper than {_DEEPEST}")
+        self._deeper()
         terms = [self._signed(self._sign() or 1)]
         while (sign := self._sign()) is not None:
             terms.append(self._signed(sign))
         self.depth -= 1
         return terms[0] if len(terms) == 1 else Node("sum", parts=tuple(terms))
+
+    def _deeper(self) -> None:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise TooLarge(f"it is nested deeper than {_DEEPEST}")
 
     def _sign(self) -> int | str | None:
         """1, -1, "pm" or "mp" where one is next."""
@@ -162,7 +214,10 @@ class _Parser:
 
     def _product(self) -> Node:
         left = self._power()
+        start = self.at
         while (token := self.next) is not None:
+            if self.at - start > _MOST_FACTORS:
+                raise TooLarge(f"a product of over {_MOST_FACTORS} tokens")
             if token.is_command("cdot", "times") or token.is_sign("\\*"):
                 self.at += 1
                 left = Node("product", parts=(left, self._negated_power()))
@@ -188,20 +243,19 @@ class _Parser:
     def _mixed(self, whole: Node) -> Node:
         """``1 1/2``: a whole number, a blank and a fraction."""
         tokens = self.tokens[self.at : self.at + 3]
-        texts = [token.text for token in tokens]
         before = self.tokens[self.at - 2] if self.at > 1 else None
         if (
-            len(texts) < 3
-            or texts[1] != "/"
-            or not (texts[0].isdigit() and texts[2].isdigit())
-            or not self.tokens[self.at - 1].text.isdigit()
+            len(tokens) < 3
+            or not tokens[1].is_sign("/")
+            or not all(is_whole(token) for token in (tokens[0], tokens[2]))
+            or not is_whole(self.tokens[self.at - 1])
             or whole.kind != "number"
             or (before is not None and not before.is_sign("-", "+", "(", "{", "["))
-            or int(texts[2]) == 0
+            or int(tokens[2].text) == 0
         ):
             raise Ambiguous("several numbers stand side by side")
         self.at += 3
-        return self._whole_and(whole, Fraction(int(texts[0]), int(texts[2])))
+        return self._whole_and(whole, Fraction(int(tokens[0].text), int(tokens[2].text)))
 
     def _mixed_fraction(self, whole: Node) -> Node | None:
         r"""``1\frac{1}{2}``: a whole number and a fraction of two."""
@@ -210,7 +264,7 @@ class _Parser:
             token is None
             or not token.is_command("frac")
             or whole.kind != "number"
-            or not self.tokens[self.at - 1].text.isdigit()
+            or not is_whole(self.tokens[self.at - 1])
         ):
             return None
         start = self.at
@@ -250,6 +304,8 @@ class _Parser:
                 base = self._raised(base)
             elif token.is_sign("!"):
                 self.at += 1
+                if self.next is not None and self.next.is_sign("!"):
+                    raise Unreadable("a double factorial")
                 base = call("factorial", base)
             elif token.is_sign("%"):
                 self.at += 1
@@ -268,11 +324,13 @@ class _Parser:
             self.at += 2
             self._expect("}")
             return Node("degrees", parts=(base,))
+        self._deeper()
         sign = -1 if self._takes("-") else 1
         exponent = self._argument()
         if self.next is not None and self.next.is_sign("^"):
             self.at += 1
             exponent = self._raised(exponent)
+        self.depth -= 1
         if sign == -1:
             exponent = Node("product", parts=(MINUS_ONE, exponent))
         return Node("power", parts=(base, exponent))
@@ -284,7 +342,7 @@ class _Parser:
             raise Unreadable("it ends where something must follow")
         if token.is_sign("{"):
             return self._fenced("{", "}")
-        if digit and token.kind == "number" and len(token.text) > 1 and token.text.isdigit():
+        if digit and is_whole(token) and len(token.text) > 1:
             rest = Token("number", token.text[1:])
             self.tokens[self.at : self.at + 1] = [Token("number", token.text[0]), rest]
         return self._atom()
@@ -323,19 +381,21 @@ class _Parser:
         value = number(Fraction(text), text)
         if self._takes("_"):
             return Node("based", self._index_text(), (value,))
-        if (token := self.next) is not None and token.is_command("overline"):
+        if self._takes_command("overline", "bar", "dot") is not None:
             return self._repeating(text)
+        if "." in text and self._takes_command("ldots") is not None:
+            return number(_repeated(text))
         return value
 
     def _repeating(self, text: str) -> Node:
         r"""``0.1\overline{6}``: digits that repeat for ever."""
-        self.at += 1
-        self._expect("{")
+        braced = self._takes("{")
         token = self.next
-        if "." not in text or token is None or not token.text.isdigit():
+        if "." not in text or token is None or not is_whole(token):
             raise Unreadable("a line over what is no repeating decimal")
         self.at += 1
-        self._expect("}")
+        if braced:
+            self._expect("}")
         places = len(text.partition(".")[2])
         repeated = Fraction(int(token.text), 10 ** len(token.text) - 1) / 10**places
         return number(Fraction(text) + repeated)
@@ -369,15 +429,34 @@ class _Parser:
                 primes += "'"
             else:
                 break
+        if (raised := self._power_before_an_index()) is not None:
+            index, exponent = raised
+            return Node("power", parts=(Node("symbol", f"{name}_{index}"), exponent))
         whole = name + (f"_{index}" if index else "") + primes
         if (arguments := self._function_of(name)) is not None:
             return call(f"{whole}()", *arguments)
         return Node("symbol", whole)
 
+    def _power_before_an_index(self) -> tuple[str, Node] | None:
+        """``x^2_1``: the index and the power; None for anything else."""
+        tokens = self.tokens[self.at : self.at + 4]
+        if len(tokens) < 4 or not tokens[0].is_sign("^") or not is_whole(tokens[1]):
+            return None
+        if not tokens[2].is_sign("_"):
+            return None
+        self.at += 3
+        return self._index_text(), number(int(tokens[1].text))
+
     def _function_of(self, name: str) -> tuple[Node, ...] | None:
         token = self.next
-        if token is None or not token.is_sign("(") or token.spaced:
+        if token is None or token.spaced:
             return None
+        if token.is_sign("["):  # the mean E[X]
+            return self._several("[", "]")
+        if not token.is_sign("("):
+            return None
+        if len(name) > 1 and name.isalpha():  # Var(X)
+            return self._several("(", ")")
         after = self.tokens[self.at + 1 : self.at + 3]
         is_plain = (
             len(after) == 2 and after[0].kind in ("number", "letter") and after[1].is_sign(")")
@@ -426,7 +505,8 @@ class _Parser:
         self.at += 1
         if name == "frac":
             above = self._argument(digit=True)
-            return Node("quotient", parts=(above, self._argument(digit=True)))
+            below = self._argument(digit=True)
+            return _derivative(above, below) or Node("quotient", parts=(above, below))
         if name == "binom":
             above = self._argument(digit=True)
             return call("binomial", above, self._argument(digit=True))

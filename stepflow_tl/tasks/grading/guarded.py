@@ -34,6 +34,7 @@ _STARRED = (
     *("builtins", "typing"),
 )
 
+_dumps, _loads = json.dumps, json.loads  # whatever the program makes of the module
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -135,18 +136,25 @@ def _names(called: bool) -> dict[str, Any]:
     lines += [f"import {module}" for module in _STARRED if module not in ("builtins", "typing")]
     exec("\n".join(lines), names)
     names["exit"] = names["quit"] = sys.exit  # which `site` would have made
+    names["__file__"] = "program.py"
+    names["open"] = _open
     return names
 
 
-def _call(names: dict[str, Any], given: Any, source: str, function: str, text: str) -> Any:
+def _open(file: Any, *arguments: Any, **named: Any) -> Any:
+    """As `open`; standard input has a name, too, that the fence would refuse."""
+    return open(0 if file == "/dev/stdin" else file, *arguments, **named)
+
+
+def _call(names: dict[str, Any], given: Any, function: str, text: str) -> Any:
     """Call the program's own function; `given` is what had its name beforehand."""
-    if "class Solution" in source:
+    if "Solution" in names and hasattr(names["Solution"], function):
         method = getattr(names["Solution"](), function)
     elif names.get(function, given) is given:
         raise NameError(f"no function {function!r} in the program")
     else:
         method = names[function]
-    return method(*(json.loads(line) for line in text.split("\n") if line.strip()))
+    return method(*(_loads(line) for line in text.split("\n") if line.strip()))
 
 
 def _as_json(value: Any) -> str:
@@ -154,8 +162,8 @@ def _as_json(value: Any) -> str:
 
     Numbers and arrays of numpy are plain ones, and a tuple is a list, but not within another value.
     """
-    json.dumps(value, default=_of_numpy)  # what cannot be JSON, or holds itself, ends here
-    return json.dumps(_plain(value, outermost=True))
+    _dumps(value, default=_of_numpy)  # what cannot be JSON, or holds itself, ends here
+    return _dumps(_plain(value, outermost=True))
 
 
 def _of_numpy(value: Any) -> Any:
@@ -192,6 +200,7 @@ def main(given: int, told: int) -> None:
     if hasattr(sys, "set_int_max_str_digits"):  # since 3.10.7
         sys.set_int_max_str_digits(0)
     sys.path += settings["packages"]
+    sys.argv = ["program.py"]
     function = settings["function"]
     if function is None:
         os.close(told)
@@ -204,7 +213,7 @@ def main(given: int, told: int) -> None:
     if function is None:
         return
     try:
-        result = _call(names, named, settings["source"], function, settings["input"])
+        result = _call(names, named, function, settings["input"])
         with os.fdopen(told, "w") as file:
             file.write(_as_json(result) + "\n")
     except SystemExit:

@@ -19,6 +19,10 @@ class Unreadable(Exception):
     """An answer that this reader cannot take apart; its message says what stopped it."""
 
 
+class TooLarge(Unreadable):
+    """An answer that is read, and takes too long to compare."""
+
+
 class Ambiguous(Unreadable):
     """An answer that no grader may guess at: several numbers side by side, "5 or more"."""
 
@@ -86,12 +90,12 @@ _ALIASES = {
     **{"vartheta": "theta", "varphi": "phi", "varrho": "rho", "degree": "circ", "vee": "lor"},
     **{"wedge": "land", "lbrace": "{", "rbrace": "}", "lbrack": "[", "rbrack": "]", "vert": "|"},
     **{"lvert": "|", "rvert": "|", "mid": "|", "colon": ":", "lparen": "(", "rparen": ")"},
-    **{"simeq": "approx", "sim": "approx", "thickapprox": "approx", "doteq": "approx"},
+    **{"simeq": "approx", "thickapprox": "approx", "doteq": "approx"},
     **{"R": "reals", "infin": "infty", "arcsinh": "arsinh", "arccosh": "arcosh"},
     **{"arctanh": "artanh", "implies": "Rightarrow", "dots": "ldots", "cdots": "ldots"},
     **{"dotsc": "ldots", "euro": "€", "pounds": "£", "textdollar": "$", "textdegree": "circ"},
     **{"ohm": "Omega", "celsius": "Celsius", "cross": "times", "over": "/", "equiv": "="},
-    **{"oplus": "oplus", "iff": "Leftrightarrow", "hbar": "hbar", "triangle": "Delta"},
+    **{"iff": "Leftrightarrow"},
 }
 _FRACTIONS = dict(zip("½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞", (
     ["12", "13", "23", "14", "34", "15", "25", "35", "45", "16", "56", "18", "38", "58", "78"]
@@ -107,7 +111,7 @@ _DRESS = words(
     "ensuremath mathopen mathclose mathrel mathbin mathord displaylimits tt sf large "
     "Large small"
 )
-_SPACES = frozenset([*",;: >", "quad", "qquad", "enspace", "thinspace", "space", "nobreakspace"])
+_SPACES = frozenset([*",;: >", "enspace", "thinspace", "space", "nobreakspace"])
 _NO_SPACES = frozenset(["!", "/", "negthinspace", "allowbreak", "nobreak"])
 _SIZED = frozenset(["hspace", "vspace", "mspace", "color", "textcolor", "phantom", "label", "tag"])
 _BLACKBOARD = {"R": "reals", "Z": "integers", "N": "naturals", "Q": "rationals", "C": "complexes"}
@@ -121,11 +125,15 @@ _ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{([a-zA-Z]+)\*?\}(?:\[[a-z]\])?(\{[
 _PIECE = re.compile(
     r"(?P<space>\s+|~)"
     r"|\\(?P<command>[A-Za-z]+|.)"
-    r"|(?P<number>[0-9]+\.(?=\s?\\overline)|[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+(?![0-9.]))?|\.[0-9]+(?:[eE][+-]?[0-9]+)?)"
+    r"|(?P<number>[0-9]+\.(?=\s?\\(?:overline|bar|dot)(?![a-z]))"
+    r"|(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]+(?![0-9.]))?)"
     r"|(?P<letters>[A-Za-z]+)"
     r"|(?P<other>.)",
     re.DOTALL,
 )
+_MOST_TOKENS = 3000  # of an answer; each ½ is seven
+_HALF_DAY = re.compile(r"\b([ap])\.\s?m\b\.?", re.IGNORECASE)
+_HEXADECIMAL = frozenset("ABCDEF")
 _ROOT = re.compile(r"√\s?([0-9]+(?:\.[0-9]+)?|[A-Za-z])")
 _WORDS = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
@@ -139,8 +147,15 @@ def tokens_of(answer: str) -> list[Token]:
     Raises:
         Unreadable: It holds what stands for nothing, such as a lone backslash.
     """
-    found = _Reader().read(_plain(answer))
-    return _joined(_indexed_words(found))
+    try:
+        found = _combined(_Reader().read(_plain(_HALF_DAY.sub(r"\1m", answer))))
+    except RecursionError:
+        raise TooLarge("it is nested too deeply") from None
+    if len(found) > _MOST_TOKENS:
+        raise TooLarge(f"it has over {_MOST_TOKENS} tokens")
+    while len(found) > 1 and found[-1].is_sign(".", ",", ";"):
+        found.pop()
+    return found
 
 
 def joined_words(tokens: Sequence[Token], known: Collection[str]) -> list[Token]:
@@ -238,31 +253,24 @@ def text_of(tokens: Iterable[Token]) -> str:
 
 def same_tokens(first: Sequence[Token], second: Sequence[Token]) -> bool:
     """Whether two answers are one text but for dress, spaces and braces about one character."""
-    return _spelt(first) == _spelt(second)
+    return spelt(first) == spelt(second)
 
 
-def _spelt(tokens: Sequence[Token]) -> list[str]:
-    spelt: list[str] = []
+def spelt(tokens: Sequence[Token]) -> list[str]:
+    """The tokens as characters, without braces about one of them: what texts are compared by."""
+    texts: list[str] = []
     at = 0
     while at < len(tokens):
         token = tokens[at]
-        if (
-            token.is_sign("{")
-            and at + 2 < len(tokens)
-            and tokens[at + 2].is_sign("}")
-            and not (tokens[at + 1].kind == "number" and len(tokens[at + 1].text) > 1)
-        ):
-            at += 1
-            token = tokens[at]
-            spelt.extend(token.text if token.kind == "word" else [f"{token.kind[0]}{token.text}"])
-            at += 2
-            continue
-        if token.kind == "word":
-            spelt.extend(f"l{letter}" for letter in token.text)
-        else:
-            spelt.append(f"{token.kind[0]}{token.text}")
         at += 1
-    return spelt
+        is_group = [each.text for each in tokens[at - 1 : at + 2]][::2] == ["{", "}"]
+        if is_group and not (tokens[at].kind == "number" and len(tokens[at].text) > 1):
+            token = tokens[at]
+            at += 2
+        letters = token.text if token.kind == "word" else [token.text]
+        kind = "l" if token.kind == "word" else token.kind[0]
+        texts.extend(f"{kind}{letter}" for letter in letters)
+    return texts
 
 
 def _plain(answer: str) -> str:
@@ -345,6 +353,14 @@ class _Reader:
     def _command(self, name: str, text: str, at: int, upright: bool) -> int:
         if name in _SPACES:
             self.spaced = True
+        elif name in ("quad", "qquad"):
+            self._add("sign", "quad")
+        elif name in ("vec", "overrightarrow") and (group := _group(text, at)) is not None:
+            inside = text[slice(*group)].strip()
+            if len(inside) < 2 or not inside.isalpha():
+                return at
+            self._add("word", inside)  # the points of a vector, in their order
+            at = group[1] + 1
         elif name in _SIZED and (group := _group(text, at)) is not None:
             at = group[1] + 1
         elif name in _NO_SPACES or name in _DRESS:
@@ -434,40 +450,122 @@ def _group(text: str, at: int) -> tuple[int, int] | None:
     raise Unreadable("a brace is not closed")
 
 
-def _indexed_words(tokens: list[Token]) -> list[Token]:
-    r"""An upright E between digits is a power of ten: ``6.02\mathrm{E}23``."""
-    found: list[Token] = []
-    for at, token in enumerate(tokens):
-        if (
-            token.kind == "word"
-            and token.text in ("E", "e")
-            and found
-            and found[-1].kind == "number"
-            and at + 1 < len(tokens)
-            and (tokens[at + 1].kind == "number" or tokens[at + 1].is_sign("-", "+"))
-        ):
-            token = replace(token, kind="sign", text="E")
-        found.append(token)
-    return found
-
-
-def _joined(tokens: list[Token]) -> list[Token]:
-    """Numbers with an upright E in them are one."""
+def _combined(tokens: list[Token]) -> list[Token]:
+    """The tokens with those made one that are one: powers of ten, names of points, dots, blanks."""
     found: list[Token] = []
     at = 0
     while at < len(tokens):
-        token = tokens[at]
-        if token.is_sign("E"):
-            sign = ""
-            if tokens[at + 1].is_sign("-", "+"):
-                sign = tokens[at + 1].text
-                at += 1
-            if at + 1 < len(tokens) and tokens[at + 1].text.isdigit():
-                number = f"{found[-1].text}e{sign}{tokens[at + 1].text}"
-                found[-1] = replace(found[-1], text=number)
-                at += 2
-                continue
-            raise Unreadable("an E between a number and none")
-        found.append(token)
-        at += 1
+        for combine in (_power_of_ten, _points, _digits_of_a_base, _dots, _negation, _wide_blank):
+            combined = combine(tokens, at, found)
+            if combined is not None:
+                token, at = combined
+                if token is not None:
+                    found.append(token)
+                break
+        else:
+            found.append(tokens[at])
+            at += 1
     return found
+
+
+_Combined = tuple[Token | None, int]  # what stands for some tokens, and where the next are
+
+
+def _power_of_ten(tokens: list[Token], at: int, found: list[Token]) -> _Combined | None:
+    r"""``6.02\mathrm{E}23`` is one number; the x of ``1.6x10^{-19}`` is a sign of times."""
+    token = tokens[at]
+    if not found or found[-1].kind != "number" or at + 1 == len(tokens):
+        return None
+    if token.kind == "letter" and token.text in ("x", "X"):
+        is_ten = (
+            tokens[at + 1].text == "10" and at + 2 < len(tokens) and tokens[at + 2].is_sign("^")
+        )
+        return (Token("command", "times"), at + 1) if is_ten else None
+    is_letter = token.upright and token.text in ("E", "e")
+    if not is_letter or (token.text == "e" and "." not in found[-1].text):  # 2e - 7
+        return None
+    end = at + 1 + tokens[at + 1].is_sign("-", "+")
+    if end == len(tokens) or not is_whole(tokens[end]):
+        return None
+    exponent = "".join(each.text for each in tokens[at + 1 : end + 1])
+    number = found.pop()
+    return replace(number, text=f"{number.text}e{exponent}"), end + 1
+
+
+def _points(tokens: list[Token], at: int, found: list[Token]) -> _Combined | None:
+    r"""The points of ``\angle ABC`` and ``\triangle ABC``, and three or more capitals, in order."""
+    token = tokens[at]
+    named = token.is_command("angle", "triangle")
+    start = at + named
+    end = start
+    while end < len(tokens) and tokens[end].kind == "letter" and tokens[end].text.isupper():
+        if end > start and tokens[end].spaced:
+            break
+        end += 1
+    touches = found and found[-1].kind == "letter" and not token.spaced
+    if end < len(tokens) and tokens[end].kind == "letter" and not tokens[end].spaced:
+        return None
+    if end - start < (2 if named else 3) or (touches and not named):
+        return None
+    if end < len(tokens) and tokens[end].is_sign("_", "'"):
+        return None
+    name = "".join(each.text for each in tokens[start:end])
+    return Token("word", f"{token.text} {name}" if named else name, token.spaced), end
+
+
+def _digits_of_a_base(tokens: list[Token], at: int, found: list[Token]) -> _Combined | None:
+    """``2ABC_{16}``: digits, some of them letters."""
+    end = at
+    while end < len(tokens) and (end == at or not tokens[end].spaced):
+        is_digit = is_whole(tokens[end]) or tokens[end].text in _HEXADECIMAL
+        if not is_digit:
+            break
+        end += 1
+    rest = [token.text for token in tokens[end : end + 3]]
+    base = rest[2] if rest[1:2] == ["{"] and len(rest) > 2 else rest[1] if len(rest) > 1 else ""
+    if end - at < 2 or rest[:1] != ["_"] or base not in ("11", "12", "13", "14", "15", "16"):
+        return None
+    if found and found[-1].kind in ("letter", "number") and not tokens[at].spaced:
+        return None
+    return Token("word", "".join(token.text for token in tokens[at:end]), tokens[at].spaced), end
+
+
+def _dots(tokens: list[Token], at: int, found: list[Token]) -> _Combined | None:
+    """Three points are a sign of their own."""
+    if not all(token.is_sign(".") for token in tokens[at : at + 3]) or at + 3 > len(tokens):
+        return None
+    return Token("command", "ldots", tokens[at].spaced), at + 3
+
+
+def _negation(tokens: list[Token], at: int, found: list[Token]) -> _Combined | None:
+    r"""``\not=`` is ``\ne``."""
+    if not tokens[at].is_command("not"):
+        return None
+    if at + 1 < len(tokens) and tokens[at + 1].is_sign("="):
+        return Token("command", "ne"), at + 2
+    raise Unreadable(r"\not before what it is not read before")
+
+
+def _wide_blank(tokens: list[Token], at: int, found: list[Token]) -> _Combined | None:
+    r"""``\quad`` parts two values as a comma does; elsewhere it is a blank."""
+    if not tokens[at].is_sign("quad"):
+        return None
+    end = at
+    while end < len(tokens) and tokens[end].is_sign("quad"):
+        end += 1
+    if end == len(tokens):
+        return None, end
+    after, before = tokens[end], found[-1] if found else None
+    parts = before is not None and (
+        before.kind in ("number", "letter") or before.is_sign(")", "]", "}", "\\}")
+    )
+    begins = after.kind in ("number", "letter") or after.is_sign("-", "(", "[", "\\{")
+    if parts and (begins or after.is_command("frac", "sqrt", "pi")):
+        return Token("sign", ","), end
+    tokens[end] = replace(after, spaced=True)
+    return None, end
+
+
+def is_whole(token: Token) -> bool:
+    """Whether it is a number of plain digits only."""
+    return token.kind == "number" and token.text.isdigit()

@@ -1,21 +1,22 @@
 r"""Grading a mathematical answer: the last box, read and compared as an examiner would.
 
 An answer is taken apart by `shapes`, its expressions by `expressions`, and both are compared by
-value: exactly, to many digits, or at random points with all variables kept apart. What they do not
-read (integrals, sums, limits) is left to math-verify, in a process of its own, and accepted only
-where its known mistakes cannot be at work. Where opinions differ:
+value: exactly, to many digits, or at random points with all variables kept apart. Integrals, sums,
+limits and differences of sets are left to math-verify, in a process of its own, and accepted only
+where its known mistakes cannot be at work; what is not read at all is compared as text. Where
+opinions differ:
 
 * ``70\%`` is 70 and also 0.7, but 0.7 is not 70: who is asked for a percentage may answer by 70.
 * A unit in the answer alone, or in the gold alone, is left out; ``5\text{ cm}`` is not
-  ``5\text{ m}``, but ``500\text{ cm}`` is. ``2m`` is not 2: a bare letter that touches a number, or
-  stands in a gold, is a variable. Degrees are a unit: ``90^\circ`` is 90, and not ``\pi/2``.
+  ``5\text{ m}``, but ``500\text{ cm}`` is. ``2m`` is not 2: a bare letter that touches a number,
+  or stands in a gold, is a variable. Degrees are a unit: ``90^\circ`` is 90, and not ``\pi/2``.
 * ``[1,2]`` is not ``(1,2)``; ``1,2`` is a list in any order and also the pair (1,2) in this order;
   ``x \le 3`` is ``(-\infty, 3]``.
 * ``18,5`` is a list of two; ``1,204`` is 1204, and where the gold is a list, a list.
 * A decimal of six or more digits is the number that it is rounded from, where that has no such end
   itself: ``0.333333`` is 1/3, and ``0.333`` is not. There is no absolute tolerance.
 * Capital and small letters are one where each answer has only one of them: ``Ce^{t}`` is
-  ``ce^{t}``, and ``R/r`` is not 1.
+  ``ce^{t}``, and ``R/r`` is not 1. ``\log`` is the natural logarithm, as ``\ln``.
 * Without a box there is no answer.
 """
 
@@ -26,15 +27,18 @@ from typing import NamedTuple
 
 from stepflow_tl.tasks.base import Grade
 from stepflow_tl.tasks.grading.choices import letter_in
+from stepflow_tl.tasks.grading.expressions import READ
 from stepflow_tl.tasks.grading.latex import (
     Ambiguous,
     Token,
+    TooLarge,
     Unreadable,
     joined_words,
     same_tokens,
     text_of,
     tokens_of,
     with_thousands,
+    words,
 )
 from stepflow_tl.tasks.grading.math_process import SHARED, check_installed
 from stepflow_tl.tasks.grading.reading import (
@@ -53,10 +57,19 @@ from stepflow_tl.tasks.grading.values import Undefined, constant, is_constant
 
 _SMALLEST = 1e-4  # below it math-verify's absolute tolerance makes numbers equal
 _OPTION = re.compile(
-    r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(\s*([A-Z])\s*\)(?!\s*[=<>\^_+*/-]).*"
-    r"|\\(?:text|textbf)\s*\{\s*([A-Z])\s*\}",
+    r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(\s*[A-Z]\s*\)(?!\s*[=<>\^_+*/-]).*"
+    r"|\\(?:text|textbf)\s*\{\s*[A-Z]\s*\}",
     re.DOTALL,
 )
+_CAPITAL = re.compile(r"[A-Z]")
+_BRACKETED = re.compile(r"\\text(?:bf)?\s*\{\s*\(\s*[A-Z]\s*\)")
+_ITS_TRADE = words("int iint sum prod lim setminus cap")
+_RELATIONS = frozenset("<>=:!")
+_VECTOR = re.compile(
+    r"\\(?:vec|overrightarrow|nabla)(?![A-Za-z])|\\(?:mathbf|boldsymbol|bm)\s*\{?[A-Z]\b"
+)
+_PRODUCT = re.compile(r"\\(?:times|cdot|wedge)(?![A-Za-z])|[×·⋅]")
+_MATRIX = re.compile(r"\\(?:mathbf|boldsymbol|bm)\s*\{?[A-Z]\b")
 _WHY = {  # what became of math-verify
     "timeout": "was not compared with the gold {gold} within {seconds:g} s",
     "crashed": "ended the process that compares it with the gold {gold}",
@@ -171,29 +184,39 @@ class _Verdict(NamedTuple):
 
 def _compare(gold: str, answer: str, seconds: float) -> _Verdict:
     option = _OPTION.fullmatch(gold)
-    if option is not None and (letter := letter_in(answer)) is not None:
-        same = letter == (option[1] or option[2])
+    if option is None and _CAPITAL.fullmatch(gold) and _BRACKETED.match(answer):
+        option = _CAPITAL.fullmatch(gold)
+    right_letter = None if option is None else letter_in(gold)
+    if right_letter is not None and (letter := letter_in(answer)) is not None:
+        same = letter == right_letter
         return _Verdict(None if same else "wrong_answer", "the option's letter", letter)
+    given: list[Token] | None = None
     try:
         given = tokens_of(answer)
-    except Unreadable as why:
-        return _by_math_verify(gold, None, answer, None, str(why), seconds)
-    normalized = text_of(with_thousands(given))
-    try:
         right = tokens_of(gold)
     except Unreadable as why:
-        return _by_math_verify(gold, None, answer, given, str(why), seconds)
+        return _otherwise(gold, None, answer, given, str(why), seconds)
+    normalized = text_of(with_thousands(given))
     if same_tokens(right, given):
         return _Verdict(None, "the same text but for dress and spaces", normalized)
+    if _has_vector_products(gold) or _has_vector_products(answer):
+        return _Verdict("not_understood", "products of vectors are compared as text", normalized)
     try:
         rule = _by_reading(right, given)
-    except Ambiguous as why:
+    except (Ambiguous, TooLarge) as why:
         return _Verdict("not_understood", str(why), normalized)
-    except (Unreadable, RecursionError) as why:
-        return _by_math_verify(gold, right, answer, given, str(why), seconds)
+    except Unreadable as why:
+        return _otherwise(gold, right, answer, given, str(why), seconds)
     if rule is None:
         return _Verdict("wrong_answer", "another value", normalized)
     return _Verdict(None, rule, normalized)
+
+
+def _has_vector_products(answer: str) -> bool:
+    """Whether vectors or matrices are multiplied, whose order and kind of product count."""
+    return _VECTOR.search(answer) is not None and (
+        _PRODUCT.search(answer) is not None or len(_MATRIX.findall(answer)) > 1
+    )
 
 
 def _by_reading(gold: list[Token], answer: list[Token]) -> str | None:
@@ -202,10 +225,10 @@ def _by_reading(gold: list[Token], answer: list[Token]) -> str | None:
     Raises:
         Unreadable: There is no reading of one of them.
     """
-    words = {t.text for t in (*gold, *answer) if t.kind == "word" and len(t.text) > 1}
-    rights = _readings(joined_words(gold, words), is_gold=True)
+    known = {t.text for t in (*gold, *answer) if t.kind == "word" and len(t.text) > 1}
+    rights = _readings(joined_words(gold, known), is_gold=True)
     failed: Unreadable | None = None
-    for given in _readings(joined_words(answer, words), is_gold=False):
+    for given in _readings(joined_words(answer, known), is_gold=False):
         for right in rights:
             try:
                 rule = same_answer(right, given)
@@ -250,7 +273,7 @@ def _readings(tokens: list[Token], *, is_gold: bool) -> list[Shape]:
     return found
 
 
-def _by_math_verify(
+def _otherwise(
     gold: str,
     gold_tokens: list[Token] | None,
     answer: str,
@@ -258,35 +281,47 @@ def _by_math_verify(
     why: str,
     seconds: float,
 ) -> _Verdict:
-    """What is not read here, compared by math-verify, where its mistakes cannot be at work."""
-    texts = [
-        text if read_ is None else text_of(with_thousands(read_))
-        for text, read_ in ((gold, gold_tokens), (answer, tokens))
-    ]
-    reply = SHARED.compare([(texts[0], texts[1])], seconds)
+    """What is not read here: compared by math-verify where that is its trade, else refused."""
+    normalized = None if tokens is None else text_of(with_thousands(tokens))
+    if gold_tokens is None or tokens is None or not _is_for_math_verify(gold_tokens, tokens):
+        if _is_read(tokens):
+            rule = f"the gold, itself no mathematics that is read here ({why}), is compared as text"
+            return _Verdict("wrong_answer", rule, normalized)
+        rule = f"it is no mathematics that is read here ({why}), nor the gold's text"
+        return _Verdict("not_understood", rule, normalized)
+    texts = (text_of(with_thousands(gold_tokens)), normalized or answer)
+    reply = SHARED.compare([texts], seconds)
     if "error" in reply:
-        return _Verdict(reply["error"], reply["error"], texts[1])
+        return _Verdict(reply["error"], reply["error"], normalized)
     if not reply["same"]:
-        gold_read, answer_read = reply["understood"]
-        if not answer_read:
-            return _Verdict(
-                "not_understood", f"it is no mathematics, nor the gold's text ({why})", texts[1]
-            )
-        unread = "" if gold_read else ", itself no mathematics"
-        rule = f"math-verify finds another value than the gold's{unread}"
-        return _Verdict("wrong_answer", rule, texts[1])
+        if not reply["understood"][1]:
+            return _Verdict("not_understood", f"math-verify reads nothing ({why})", normalized)
+        return _Verdict("wrong_answer", "math-verify finds another value", normalized)
     doubt = _doubt(gold_tokens, tokens)
     if doubt is not None:
-        return _Verdict(
-            "not_understood", f"{why}, and math-verify is not trusted here: {doubt}", texts[1]
-        )
-    return _Verdict(None, "equal to math-verify", texts[1])
+        rule = f"math-verify takes it for the gold, but {doubt}"
+        return _Verdict("not_understood", rule, normalized)
+    return _Verdict(None, "equal to math-verify", normalized)
 
 
-def _doubt(gold: list[Token] | None, answer: list[Token] | None) -> str | None:
+def _is_read(tokens: list[Token] | None) -> bool:
+    """Whether there is a reading of an answer."""
+    try:
+        return tokens is not None and bool(_readings(tokens, is_gold=False))
+    except Unreadable:
+        return False
+
+
+def _is_for_math_verify(gold: list[Token], answer: list[Token]) -> bool:
+    """Whether integrals, sums, limits or differences of sets are all that is not read here."""
+    commands = {t.text for t in (*gold, *answer) if t.kind == "command"}
+    signs = {t.text for t in (*gold, *answer) if t.kind == "sign"}
+    known = READ | _ITS_TRADE | ({"to"} if "lim" in commands else set())
+    return bool(commands & _ITS_TRADE) and commands <= known and not signs & _RELATIONS
+
+
+def _doubt(gold: list[Token], answer: list[Token]) -> str | None:
     """Why math-verify may be mistaken that two answers are one; None where it may not."""
-    if gold is None or answer is None:
-        return "one of them is broken LaTeX"
     right, given = ({t.text for t in tokens if t.kind == "letter"} for tokens in (gold, answer))
     for letters in (right, given):
         if len({letter.casefold() for letter in letters}) < len(letters):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import time
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -13,7 +14,7 @@ from stepflow_tl.tasks.base import Grade
 from stepflow_tl.tasks.grading.reading import Response, parts_of, passed, refused, shown
 from stepflow_tl.tasks.grading.running import Limits, Ran, run_program
 
-_FENCE = "```"
+_FENCES = ("```", "~~~")
 _PYTHON = ("python", "python3", "py")
 _LIMITS = Limits()
 _LONGEST_INT = 4000  # digits
@@ -183,7 +184,9 @@ def _source(parts: ResponseParts) -> str | Grade:
 
 
 def _in_thinking(parts: ResponseParts) -> bool:
-    return _FENCE in parts.thinking and _FENCE not in parts.answer
+    return any(fence in parts.thinking for fence in _FENCES) and not any(
+        fence in parts.answer for fence in _FENCES
+    )
 
 
 def last_program(response: str) -> str | Grade:
@@ -202,7 +205,7 @@ def last_program(response: str) -> str | Grade:
             opened = (label, [])
         else:
             if opened[0] in ("", *_PYTHON):
-                blocks[opened[0] != ""] = "\n".join(opened[1])
+                blocks[opened[0] != ""] = textwrap.dedent("\n".join(opened[1]))
             opened = None
     if opened is not None and opened[0] in ("", *_PYTHON):
         return refused("unclosed_block", "the last block of code was never closed")
@@ -213,8 +216,9 @@ def last_program(response: str) -> str | Grade:
 def _fence(line: str) -> str | None:
     """The label of a fence, "" without one; None for any other line."""
     line = line.strip()
-    label = line.lstrip("`")
-    if len(line) - len(label) < 3 or "`" in label:
+    sign = line[:1]
+    label = line.lstrip(sign) if sign in ("`", "~") else line
+    if len(line) - len(label) < 3 or sign in label:
         return None
     return (label.split() or [""])[0].lower()
 

@@ -26,12 +26,15 @@ from stepflow_tl.tasks.grading.shapes import Shape, read, sole_number
 from stepflow_tl.tasks.grading.units import is_unit, with_plain_words
 
 _LONGEST = 100  # digits
-_LARGEST_EXPONENT = 300
+_LARGEST = 10 ** (2 * _LONGEST)  # that is written out in a verdict
+_DIGITS = frozenset("0123456789")
 _FRACTION = re.compile(
     r"\\[dtc]?frac\s*(?:\{([0-9]{1,100})\}|([0-9]))\s*(?:\{([0-9]{1,100})\}|([0-9]))"
 )
 _NOISE = re.compile(
-    r"\\?[$%]|\\[!,;: ]|\{,\}(?=[0-9])|[€£¥*]|\\(?:text|textbf|textrm|mathrm|mathbf|boldsymbol)\b"
+    r"\\?\$|\\%|%(?!\s*[0-9])|\\[!,;: ]|\{,\}(?=[0-9])|[€£¥¢]"
+    r"|(?<![0-9)*]\s)(?<![0-9)*])\*+|\*+(?![\s*]*[0-9(])"
+    r"|\\(?:text|textbf|textrm|mathrm|mathbf|boldsymbol)\b|<<[^<>]{0,80}>>|</?[A-Za-z_]{1,20}>|[-=]+>"
 )
 _NUMBER = re.compile(
     r"(?:(?<![\w.)\]}])-\s?)?"
@@ -44,17 +47,33 @@ _NUMBER = re.compile(
     r"(?:\s?/\s?(?P<below>[0-9]+))?"
 )
 _DECIMAL_COMMA = re.compile(r"(-?[0-9]+),([0-9]{1,2}|[0-9]{4,})")
+_WINDOW = 2000  # characters around the last digit of words
 _FORMULA = re.compile(r"\$([^$\n]{1,400})\$|\\\(([^\n]{1,400}?)\\\)|\\\[(.{1,400}?)\\\]", re.DOTALL)
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}(?:\s+[A-Za-z]{2,})+")
-_RAISED = re.compile(r"\^\s?[{(]?\s?-?\s?$|_\s?\{?\s?$")
-_IN_GROUP = re.compile(r"(?:\\[A-Za-z]+|\})\s?\{[^{}]{0,40}$|(?:\\sqrt|√)\s?\(?\s?$")
-_BOUND = re.compile(r"(?:[<>≤≥≠]=?|\\(?:le|ge|leq|geq|lt|gt|ne|neq))\s?$")
-_BEFORE_TIME = re.compile(r"[0-9]:$")
-_AFTER = re.compile(r"(?P<power>\s?\^|[⁰¹²³⁴-⁹⁻])|(?P<factor>\s?(?:\\pi|π|\\sqrt|√|:[0-9]))")
-_TIMES_BEFORE = re.compile(r"[0-9.]\s?(?:\\times|\\cdot|×|·)\s?$")
+_SCALES = {"hundred": 100, "thousand": 1000, "dozen": 12}
+_SCALES |= {"million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALE = re.compile(rf"[\s-]?({'|'.join(_SCALES)})\b", re.IGNORECASE)
+_UNIT_RAISED = re.compile(r"([A-Za-z]+|\\mu|Å|Ω)\s?\}?\s?\^\s?[{(]?\s?-?\s?$")
+# What makes a number before it a part of something: an operator, a root, a function, a bracket.
+_PART_OF = re.compile(
+    r"(?:[+*×÷·/^±√_(]|\^\s?[{(]?\s?-|[0-9)]\s?x|\\(?:times|cdot|pm|div|sqrt\{?)|[A-Za-z0-9)]\()\s?$"
+    r"|(?:\\[A-Za-z]+|\})\s?\{[^{}]{0,40}$|(?:[<≤≥≠]=?|(?<!-)>=?|\\(?:le|ge|leq|geq|lt|gt|ne|neq))\s?$"
+    r"|(?:\b(?:sqrt|ln|log|exp|sin|cos|tan|pi)|π|[₀-₉])\s?\(?\s?$|[0-9][,.'’:]$|[0-9]\s?:\s?$"
+    r"|\([^()]{0,40},\s?$|\b[a-z]\s?[-+]\s?$|[0-9]\s?–\s?$"
+)
+_ALONE_IN_BRACKETS = re.compile(r"(?:^|\s)\(\s?$")
+_GOES_ON = re.compile(
+    r"\s?[+*×÷·^±√π⁰¹²³⁴-⁹⁻₀-₉½¼¾]|\s?/\s?(?:[a-z]\b|\()|\s?x\s?[0-9]|[,.'’:][0-9]|\s?:\s?[0-9]"
+    r"|\s?\\(?:times|cdot|pi|sqrt|div|pm|frac|le|ge|lt|gt)|\(|\s?[<>≤≥]|\s?(?:pi|sqrt|ln|log)\b"
+    r"|\s?[-+]\s?[a-z]\b"
+)
+_NAMES = r"(?:pi|sqrt|ln|log|sin|cos|tan)"
+_DENIED = re.compile(
+    r"(?:n['’]t|\bnot|\bnever|\bcannot)\s(?:be\s)?(?:equal\sto\s)?$", re.IGNORECASE
+)
 _PART_BEFORE = re.compile(r"[0-9]\s?([A-Za-z]{1,8})\.?,?\s(?:and\s)?$")
-_LETTERS_AFTER = re.compile(r"[A-Za-z]+")
-_UNIT_BEFORE = re.compile(r"([A-Za-z]+|\\mu|Å|Ω)\s?\}?\s?\^")
+_EXPRESSION = re.compile(r"[-0-9.,\s+*/^(){}×·÷√π%⁰¹²³⁴-⁹⁻x]{1,200}|")
+_EXPRESSION_BEFORE = re.compile(r"[-0-9.,\s+*/^(){}×·÷√π%⁰¹²³⁴-⁹⁻x]{1,200}$")
 
 
 def grade_number(response: Response, gold: str) -> Grade:
@@ -98,7 +117,8 @@ def grade_number(response: Response, gold: str) -> Grade:
         what = "answer" if parts.closed else "response"
         return refused(kind, f"neither a closed box nor a number in the {what}")
     written, value = found
-    says, read_as = f"{where} reads {shown(written)}, which is", str(value)[: 2 * _LONGEST]
+    says = f"{where} reads {shown(written)}, which is"
+    read_as = str(value) if max(value.numerator, value.denominator) < _LARGEST else written
     if value == wanted:
         reason = f"{says} the gold {shown(gold)}"
         return passed(reason, written, read_as=read_as, rule="equal numbers")
@@ -165,87 +185,92 @@ def _in_words(text: str) -> tuple[str, Fraction] | None:
     """The last number of words, as it was written and its value; None without any.
 
     Raises:
-        _NoNumber: The last number is a part of something else.
+        _NoNumber: The last number is a part of something that is none.
     """
-    for formula in reversed(list(_FORMULA.finditer(text))):
+    last = max((at for at, char in enumerate(text) if char in _DIGITS), default=None)
+    if last is None:
+        return None
+    start = max(0, last - _WINDOW)
+    window, last = text[start : last + _WINDOW], last - start
+    for formula in _FORMULA.finditer(window):
         inside = next(group for group in formula.groups() if group is not None)
-        if re.search(r"[0-9]", text[formula.end() :]) is not None:
-            break
-        if re.search(r"[0-9]", inside) is None or _PROSE.search(inside):
-            continue
-        return _in_box(clean(inside))
-    cleaned = _without_noise(text)
-    matches = list(_NUMBER.finditer(cleaned))
-    for number, match in enumerate(reversed(matches), 1):
-        before, after = cleaned[max(0, match.start() - 60) : match.start()], cleaned[match.end() :]
-        if _RAISED.search(before):
-            base = matches[-number - 1] if number < len(matches) else None
-            unit = _UNIT_BEFORE.search(before[-16:])
-            if unit is not None and (is_unit(unit[1]) or len(unit[1]) > 2):
-                continue  # cm^2
-            if base is not None and "^" in cleaned[base.end() : match.start()][:3]:
-                return _power(cleaned, base, match)
-            raise _NoNumber("a part of an expression", cleaned[max(0, match.start() - 8) :][:40])
-        return _alone(match, before, after[:40], cleaned)
+        if formula.start() < last < formula.end() and not _PROSE.search(inside):
+            return _in_box(clean(inside))
+    cleaned = _without_noise(window)
+    for match in reversed(list(_NUMBER.finditer(cleaned))):
+        before = cleaned[max(0, match.start() - 60) : match.start()]
+        unit = _UNIT_RAISED.search(before)
+        if unit is not None and (is_unit(unit[1]) or len(unit[1]) > 2):
+            continue  # the 2 of cm^2
+        return _alone(match, before, cleaned[match.end() : match.end() + 40], cleaned)
     return None
 
 
 def _alone(match: re.Match[str], before: str, after: str, cleaned: str) -> tuple[str, Fraction]:
-    """The number of a match, unless what stands around it makes it something else."""
+    """The number of a match, or of the expression that it is a part of."""
     written = match.group().strip()
     around = f"{before[-12:]}{match.group()}{after[:12]}".strip()
-    if _BOUND.search(before):
-        raise _NoNumber("a bound", around)
-    if _IN_GROUP.search(before) or _BEFORE_TIME.search(before):
-        raise _NoNumber("a part of an expression", around)
-    follows = _AFTER.match(after)
-    if follows is not None and follows["power"]:
-        return _in_box_or_refuse(cleaned[match.start() :], around)
-    if follows is not None:
-        raise _NoNumber("a part of an expression", around)
-    letters = _LETTERS_AFTER.match(after)
+    if _DENIED.search(before):
+        raise _NoNumber("denied", around)
+    letters = re.match("[A-Za-z]+", after)
     if letters is not None and _is_variable(letters.group()):
         raise _NoNumber("a number times a variable", around)
+    is_part = _PART_OF.search(before) is not None and not _ALONE_IN_BRACKETS.search(before)
+    if is_part or _GOES_ON.match(after):
+        return _in_expression(match, cleaned, around)
     part = _PART_BEFORE.search(before)
     if part is not None and is_unit(part[1]) and _unit_after(after):
         raise _NoNumber("one of several parts", around)
-    if _TIMES_BEFORE.search(before):
-        raise _NoNumber("a part of a product", around)
+    if match["below"] and re.search(r"[0-9]\s(?:and|plus)\s$", before):
+        raise _NoNumber("one of several parts", around)
     value = _value(match)
     if value is None:
-        raise _NoNumber(f"over {_LONGEST} digits, or divided by zero", written)
+        raise _NoNumber(f"over {_LONGEST} digits, or divided by zero", written[:_LONGEST])
+    scale = _SCALE.match(after)
+    if scale is not None:
+        return f"{written}{scale.group()}", value * _SCALES[scale[1].lower()]
     return written, value
+
+
+def _in_expression(match: re.Match[str], cleaned: str, around: str) -> tuple[str, Fraction]:
+    """The value of all that a number in words is a part of, such as ``5 × 10^3``.
+
+    Raises:
+        _NoNumber: It is no rational number, or not to be read.
+    """
+    start, end = match.span()
+    before = _EXPRESSION_BEFORE.search(cleaned[max(0, start - 200) : start])
+    start -= 0 if before is None else len(before.group())
+    behind = _EXPRESSION.match(cleaned, end)
+    end = end if behind is None else behind.end()
+    text = cleaned[start:end].strip(" \n.,")
+    if text[:1] == "x" or text[-1:] == "x":
+        raise _NoNumber("a part of an expression", around)
+    outside = cleaned[max(0, start - 12) : start].rstrip(), cleaned[end : end + 12].lstrip()
+    if re.search(r"[<>≤≥≠=±√π\\_–'’:₀-₉]$|\b(?:sqrt|ln|log|exp|sin|cos|tan|pi)$", outside[0]) and (
+        not outside[0].endswith("=")
+    ):
+        raise _NoNumber("a part of an expression", around)
+    if re.search(r"[A-Za-z]$", outside[0]) and not re.search(r"(?:^|\s)[A-Za-z]{2,}$", outside[0]):
+        raise _NoNumber("a part of an expression", around)
+    if re.match(rf"[<>≤≥±\\_–:'’₀-₉½¼¾]|[A-Za-z](?![A-Za-z])|{_NAMES}\b", outside[1]):
+        raise _NoNumber("a part of an expression", around)
+    try:
+        return text, _in_box(clean(text))[1]
+    except _NoNumber as why:
+        raise _NoNumber(str(why), around) from None
 
 
 def _is_variable(letters: str) -> bool:
     """Whether letters that touch a number are a factor of it: not an ordinal, a unit or a word."""
+    if re.match(_NAMES, letters):
+        return True
     return len(letters) < 3 and letters not in ("st", "nd", "rd", "th") and not is_unit(letters)
 
 
 def _unit_after(after: str) -> bool:
     found = re.match(r"\s?([A-Za-z]+)", after)
     return found is not None and is_unit(found[1])
-
-
-def _power(cleaned: str, base: re.Match[str], exponent: re.Match[str]) -> tuple[str, Fraction]:
-    """``10^3`` and ``5 × 10^3``: the whole of it."""
-    end = exponent.end() + cleaned[exponent.end() : exponent.end() + 1].count("}")
-    start = base.start()
-    factor = re.search(
-        r"-?[0-9.,]+\s?(?:\\times|\\cdot|×|·)\s?$", cleaned[max(0, start - 40) : start]
-    )
-    if factor is not None:
-        start -= len(factor.group())
-    text = cleaned[start:end]
-    return _in_box_or_refuse(text, text)
-
-
-def _in_box_or_refuse(text: str, around: str) -> tuple[str, Fraction]:
-    phrase = re.match(r"[-0-9.,\s^{}()×·⁰¹²³⁴-⁹⁻]+|[-0-9.^{}\\a-z\s]+", text)
-    try:
-        return _in_box(clean(phrase.group() if phrase is not None else text))
-    except _NoNumber as why:
-        raise _NoNumber(str(why), around) from None
 
 
 def _without_noise(text: str) -> str:

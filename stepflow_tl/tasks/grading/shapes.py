@@ -1,8 +1,8 @@
 r"""What an answer is as a whole: a value, a list, a pair, an interval, an equation, words.
 
-`read` takes an answer apart: a condition that trails it, names before its values, brackets, unions,
-signs of both kinds. `same_answer` compares two of them piece by piece and says by which rule they
-are one.
+`read` takes an answer apart: a condition that trails it, cases with a condition each, names before
+its values, brackets, unions, signs of both kinds. `same_answer` compares two of them piece by piece
+and says by which rule they are one.
 """
 
 from __future__ import annotations
@@ -13,32 +13,63 @@ from fractions import Fraction
 from typing import Literal
 
 from stepflow_tl.tasks.grading.expressions import MINUS_ONE, Node, number, parse
-from stepflow_tl.tasks.grading.latex import Ambiguous, Token, Unreadable, same_tokens, words
+from stepflow_tl.tasks.grading.latex import (
+    Ambiguous,
+    Token,
+    TooLarge,
+    Unreadable,
+    same_tokens,
+    spelt,
+    words,
+)
 from stepflow_tl.tasks.grading.units import BareUnits, Unit, quantity_of
-from stepflow_tl.tasks.grading.values import exact, is_constant, proportional, same_value
+from stepflow_tl.tasks.grading.values import (
+    Undefined,
+    allowance,
+    exact,
+    infinity_of,
+    is_constant,
+    proportional,
+    same_value,
+)
 
+_COORDINATES = frozenset("xyz")
 _DEEPEST = 8  # brackets within brackets
+_MOST_TOKENS = 800  # that are taken apart
 _LONGEST_LIST = 40  # elements that are compared in any order
 _OPENS = ("(", "[", "{", "\\{")
 _CLOSES = (")", "]", "}", "\\}")
 _CONDITIONS = words(
-    "for where if when whenever with provided assuming given such unless since because as"
+    "for where if when whenever provided assuming given such unless since because as"
 )
 _JOINS = frozenset(["and", "or"])
-_LEADS = frozenset(["about", "approximately", "approx", "roughly", "the", "answer", "is", "are"])
+_LEADS = words("about approximately approx roughly the answer is are usd eur gbp cad aud inr rs")
+_ORDERED = frozenset(["<", "<="])
 _ORDER = {"<": ("<", 1), "le": ("<=", 1), ">": ("<", -1), "ge": ("<=", -1)}
+_RELATIONS = words("le ge ne approx in propto sim cong perp parallel")
 _NAMED_SETS = frozenset(["emptyset", "reals", "integers", "naturals", "rationals", "complexes"])
 _MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array"])
 _ROWS = frozenset(["array", "cases", "aligned", "align", "gathered", "dcases", "rcases"])
 
 Kind = Literal[
-    "value", "pair", "set", "union", "relation", "words", "matrix", "named", "ratio", "list"
+    "value",
+    "pair",
+    "set",
+    "union",
+    "relation",
+    "words",
+    "matrix",
+    "named",
+    "ratio",
+    "list",
+    "cases",
+    "text",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One answer, or a piece of one.
+    r"""One answer, or a piece of one.
 
     Attributes:
         kind: What it is. A "list" has pieces and no brackets.
@@ -47,10 +78,12 @@ class Shape:
         unit: The unit of a "value".
         percent: Whether a "value" is followed by a sign of per cent.
         text: The brackets of a "pair", "<" or "<=" or "!=" of a "relation" (the first item compared
-            with the second), the words of "words", the name of a "named" set.
+            with the second), the words of "words", the name of a "named" set, "and" or "or" of a
+            "list" that is joined so, the characters of a "text" (what is only compared as such).
         name: What stands before an equals sign.
         chain: All sides of an equation.
         about: Whether a sign of approximation stands between the sides.
+        parameter: The variable that takes all whole values: n of ``n\pi, n \in \mathbb{Z}``.
     """
 
     kind: Kind
@@ -62,6 +95,7 @@ class Shape:
     name: tuple[Token, ...] = ()
     chain: tuple[tuple[Token, ...], ...] = ()
     about: bool = False
+    parameter: str = ""
 
     def values(self) -> Iterator[Shape]:
         """All values in it."""
@@ -84,20 +118,76 @@ def read(tokens: Sequence[Token], *, bare: BareUnits) -> Shape:
     Raises:
         Unreadable: It is of none of the known shapes.
     """
+    try:
+        return _read(tokens, bare)
+    except RecursionError:
+        raise TooLarge("it is nested too deeply") from None
+
+
+def _read(tokens: Sequence[Token], bare: BareUnits) -> Shape:
+    if len(tokens) > _MOST_TOKENS:
+        raise TooLarge(f"it has over {_MOST_TOKENS} tokens")
     reader = _Reader(bare)
-    kept = _without_condition(list(tokens))
-    pieces = [piece for piece in _split(kept) if piece]
+    pieces, joins = _split(tokens)
+    if any(token.kind == "number" for token in pieces[0]) and pieces[0][-1:]:
+        first_words = pieces[0][-1].kind == "word" and pieces[0][-1].upright
+        while first_words and len(pieces) > 1 and all(t.kind == "word" for t in pieces[-1]):
+            pieces.pop()  # 72 clips in May and April
+    conditions = [_condition_start(piece) for piece in pieces]
+    if len(pieces) > 1 and sum(start is not None for start in conditions) > 1:
+        return Shape(
+            "cases", tuple(reader.case(*each) for each in zip(pieces, conditions, strict=True))
+        )
+    first = next((at for at, start in enumerate(conditions) if start is not None), None)
+    if first is not None:  # what trails an answer: , \quad \text{for } x \ne 2
+        if any(_is_value(piece) for piece in pieces[first + 1 :]):
+            raise Ambiguous("several cases, not all with a condition")
+        pieces = [*pieces[:first], pieces[first][: conditions[first]]]
+    pieces = [piece for piece in pieces if piece]
     if not pieces:
         raise Unreadable("nothing is left of it")
     shapes = [reader.element(piece) for piece in pieces]
-    while len(shapes) > 1 and _is_condition(shapes[-1]) and not _is_condition(shapes[0]):
-        shapes.pop()
+    parameter = ""
+    while len(shapes) > 1 and joins[len(shapes) - 2 :][:1] == [","]:
+        if _is_parameter(shapes[-1]) and not parameter:
+            parameter = shapes.pop().name[0].text
+        elif _excludes(shapes):
+            shapes.pop()
+        else:
+            break
     flat = [each for shape in shapes for each in _both_signs(shape)]
-    return flat[0] if len(flat) == 1 else Shape("list", tuple(flat))
+    if len(flat) == 1:
+        return replace(flat[0], parameter=parameter)
+    joined = set(joins[: len(shapes) - 1]) - {","}
+    text = joined.pop() if len(joined) == 1 else ""
+    return Shape("list", tuple(flat), text=text, parameter=parameter)
 
 
-def _is_condition(shape: Shape) -> bool:
-    return shape.kind == "relation"
+def _is_parameter(shape: Shape) -> bool:
+    r"""Whether this is ``n \in \mathbb{Z}``."""
+    return shape.kind == "named" and shape.text == "integers" and len(shape.name) == 1
+
+
+def _excludes(shapes: Sequence[Shape]) -> bool:
+    r"""Whether the last of a list only says what a value is not: ``, x \ne 2``."""
+    first, last = shapes[0], shapes[-1]
+    return last.text == "!=" and first.kind != "relation"
+
+
+def _is_value(piece: Sequence[Token]) -> bool:
+    """Whether a piece behind a condition is more than a part of it."""
+    return not any(_relates(token) for _, token in _outside(piece)) and any(
+        token.kind == "number" or (token.kind == "command" and token.text == "frac")
+        for _, token in _outside(piece)
+    )
+
+
+def _condition_start(tokens: Sequence[Token]) -> int | None:
+    r"""Where a condition begins, such as ``\text{for } n \ge 1``; None without one."""
+    for at, token in _outside(tokens):
+        if _word(tokens, at, _CONDITIONS) or token.is_command("forall"):
+            return at - (at > 0 and tokens[at - 1].is_sign("("))
+    return None
 
 
 def _both_signs(shape: Shape) -> tuple[Shape, ...]:
@@ -121,18 +211,6 @@ def _signed(node: Node, sign: int) -> Node:
         assert node.value is not None
         return parts[0] if node.value == sign else Node("product", parts=(MINUS_ONE, *parts))
     return Node(node.kind, node.name, parts, node.value)
-
-
-def _without_condition(tokens: list[Token]) -> list[Token]:
-    r"""Without what trails an answer: ``, \quad \text{for } x \ne 2``."""
-    for at, token in _outside(tokens):
-        if at and (_word(tokens, at, _CONDITIONS) or token.is_command("forall")):
-            kept = tokens[:at]
-            while kept and (kept[-1].is_sign(",", ";", "(", "[") or kept[-1].is_command("quad")):
-                kept.pop()
-            if kept:
-                return kept
-    return tokens
 
 
 def _word(tokens: Sequence[Token], at: int, words: frozenset[str]) -> int:
@@ -163,20 +241,28 @@ def _outside(tokens: Sequence[Token]) -> Iterator[tuple[int, Token]]:
         depth += is_open - is_close
 
 
-def _split(tokens: Sequence[Token]) -> list[list[Token]]:
-    """The elements of a list."""
+def _split(tokens: Sequence[Token]) -> tuple[list[list[Token]], list[str]]:
+    """The elements of a list, and what joins each to the next: a comma, "and", "or"."""
     pieces: list[list[Token]] = []
-    start, skip = 0, 0
+    joins: list[str] = []
+    start = skip = 0
     for at, token in _outside(tokens):
         if at < skip:
             continue
-        length = 1 if token.is_sign(",", ";") or token.is_command("lor", "land") else 0
-        length = length or _word(tokens, at, _JOINS)
-        if length:
+        length = 1 if token.is_sign(",", ";") or token.is_command("lor") else 0
+        join = "or" if token.is_command("lor") else ","
+        if not length and (length := _word(tokens, at, _JOINS)):
+            join = "".join(each.text for each in tokens[at : at + length]).lower()
+        if not length:
+            continue
+        if tokens[start:at]:
             pieces.append(list(tokens[start:at]))
-            start = skip = at + length
+            joins.append(join)
+        elif joins:  # ", and"
+            joins[-1] = join
+        start = skip = at + length
     pieces.append(list(tokens[start:]))
-    return pieces
+    return pieces, joins
 
 
 def _split_at(tokens: Sequence[Token], is_here: Callable[[Token], bool]) -> list[list[Token]]:
@@ -194,11 +280,27 @@ class _Reader:
         self.bare: BareUnits = bare
         self.depth = 0
 
+    def case(self, tokens: Sequence[Token], condition: int | None) -> Shape:
+        """A value and its condition, which is compared as text where it is no relation."""
+        at = len(tokens) if condition is None else condition
+        words = [t for t in tokens[at:] if not _word([t], 0, _CONDITIONS)]
+        return Shape("list", (self.cell(tokens[:at]), self.cell(words)))
+
+    def cell(self, tokens: Sequence[Token]) -> Shape:
+        """An element, or what is only compared as text."""
+        while tokens and (tokens[-1].is_sign(",", ";", ".") or _word(tokens, 0, _CONDITIONS)):
+            is_end = tokens[-1].is_sign(",", ";", ".")
+            tokens = tokens[:-1] if is_end else tokens[_word(tokens, 0, _CONDITIONS) :]
+        try:
+            return self.element(tokens)
+        except Unreadable:
+            return Shape("text", text=" ".join(spelt(tokens)).casefold())
+
     def element(self, tokens: Sequence[Token]) -> Shape:
         """One element of a list: a body, with a name before it, or a relation."""
         self.depth += 1
         if self.depth > _DEEPEST:
-            raise Unreadable(f"it is nested deeper than {_DEEPEST}")
+            raise TooLarge(f"it is nested deeper than {_DEEPEST}")
         shape = self._element(tokens)
         self.depth -= 1
         return shape
@@ -213,7 +315,7 @@ class _Reader:
             for start, end in zip([0, *(at + 1 for at in ends)], [*ends, len(tokens)], strict=True)
         ]
         names = {token.text for _, token in signs}
-        if names == {"in"}:
+        if names == {"in"} and len(sides) == 2 and _is_name(sides[0]):
             return replace(self.body(sides[-1]), name=sides[0])
         if names <= {"=", "approx"}:
             return self._equation(sides, "approx" in names)
@@ -221,6 +323,10 @@ class _Reader:
             return self._inequalities(sides, [token.text for _, token in signs])
         if names == {"ne"} and len(sides) == 2:
             return Shape("relation", tuple(self.body(side) for side in sides), text="!=")
+        if names <= {"propto", "sim", "cong", "perp", "parallel"} and len(sides) == 2:
+            if names == {"sim"} and not sides[0]:
+                return self.body(sides[1])
+            return Shape("relation", tuple(self.body(side) for side in sides), text=names.pop())
         raise Unreadable(f"relations of several kinds: {sorted(names)}")
 
     def _equation(self, sides: list[tuple[Token, ...]], about: bool) -> Shape:
@@ -263,6 +369,8 @@ class _Reader:
         if len(ratio) > 1:
             return Shape("ratio", tuple(self.body(part) for part in ratio))
         quantity = quantity_of(tokens, bare=self.bare)
+        if not quantity.value:
+            raise Unreadable("no value stands beside its unit")
         if len(quantity.value) < len(tokens):
             inner = self._bracketed(quantity.value)
             if inner is not None:
@@ -274,16 +382,22 @@ class _Reader:
     def _bracketed(self, tokens: Sequence[Token]) -> Shape | None:
         """A pair, an interval, a set, a matrix; None for what is none."""
         first, last = tokens[0], tokens[-1]
+        if len(tokens) < 2:
+            return None
+        if first.is_sign("\\{") and tokens[1].is_command("begin array"):
+            return self._environment("cases", tokens[2:-1]) if _closes_at_end(tokens[1:]) else None
         if len(tokens) < 2 or any(True for _ in _outside(tokens)) or not _closes_at_end(tokens):
             return None
         inside = tokens[1:-1]
+        if first.is_sign("(", "[") and inside and inside[0].is_command("begin array"):
+            return self._environment("matrix", inside[1:-1]) if _closes_at_end(inside) else None
         if first.is_sign("{"):
             return self.element(inside) if inside else None
         if first.kind == "command" and first.text.startswith("begin "):
             return self._environment(first.text.removeprefix("begin "), inside)
         opened = "<" if first.is_command("langle") else first.text
         closed = ">" if last.is_command("rangle") else last.text
-        if opened == "\\{":
+        if opened == "\\{" and closed == "\\}":
             return self._set(inside)
         if first.kind == "command" and opened != "<":
             return None
@@ -300,9 +414,11 @@ class _Reader:
             return Shape("named", text="emptyset")
         bars = [at for at, token in _outside(inside) if token.is_sign("|", ":")]
         if len(bars) == 1:
-            named = [token.is_command("in") for _, token in _outside(inside[: bars[0]])]
-            if len(inside[: bars[0]]) == 1 or any(named):
+            named = [token.text for token in inside[: bars[0]]]
+            if len(named) == 1 or named[1:] == ["in", "reals"]:
                 return self.element(inside[bars[0] + 1 :])
+        if bars:
+            raise Unreadable("a set by a rule")
         parts = _split_at(inside, lambda token: token.is_sign(",", ";"))
         if any(not part for part in parts):
             raise Unreadable("an element of a set is empty")
@@ -316,6 +432,9 @@ class _Reader:
         if name in _ROWS and not is_matrix:
             if all(len(row) == 1 for row in cells):
                 return Shape("list", tuple(self.element(row[0]) for row in cells))
+            if all(len(row) == 2 for row in cells):
+                rows_ = (Shape("list", tuple(self.cell(cell) for cell in row)) for row in cells)
+                return Shape("cases", tuple(rows_))
             raise Unreadable(f"{name} of several columns")
         if not is_matrix or len({len(row) for row in cells}) != 1:
             raise Unreadable(f"{name} is not read here")
@@ -332,7 +451,7 @@ def _kept(cell: list[Token]) -> list[Token]:
 
 
 def _relates(token: Token) -> bool:
-    return token.is_sign("=", "<", ">") or token.is_command("le", "ge", "ne", "approx", "in")
+    return token.is_sign("=", "<", ">") or token.is_command(*_RELATIONS)
 
 
 def _closes_at_end(tokens: Sequence[Token]) -> bool:
@@ -376,7 +495,10 @@ def words_of(tokens: Sequence[Token]) -> str:
             parts[-1] += token.text
         else:
             parts.append(token.text)
-    return " ".join(parts).casefold()
+    while len(parts) > 1 and parts[0].lower() in ("a", "an", "the"):
+        parts.pop(0)
+    text = " ".join(parts)
+    return text if len(text) < 3 and text.lower() not in ("no", "ok") else text.casefold()
 
 
 # -------------------------------------------------------------------------------------- comparing
@@ -388,6 +510,16 @@ def same_answer(gold: Shape, answer: Shape) -> str | None:
     Raises:
         Unreadable: They cannot be compared here.
     """
+    try:
+        return _same_answer(gold, answer)
+    except RecursionError:
+        raise TooLarge("it is nested too deeply") from None
+
+
+def _same_answer(gold: Shape, answer: Shape) -> str | None:
+    allowance()
+    if gold.parameter and answer.parameter and gold.parameter != answer.parameter:
+        answer = _renamed(answer, {answer.parameter: gold.parameter})
     rule = _Comparison().same(gold, answer)
     if rule is not None:
         return rule
@@ -434,11 +566,29 @@ class _Comparison:
     """Compares shapes; the weakest rule that was needed is the one that is told."""
 
     def same(self, gold: Shape, answer: Shape) -> str | None:
+        if "cases" in (gold.kind, answer.kind):
+            return self._cases(gold, answer)
         if gold.kind == "list" or answer.kind == "list":
             return self._lists(gold, answer)
         if gold.chain or answer.chain or gold.name or answer.name:
             return self._named(gold, answer)
         return self._bodies(gold, answer)
+
+    def _cases(self, gold: Shape, answer: Shape) -> str | None:
+        """Cases one by one, value and condition, in any order."""
+        same_name = not gold.name or not answer.name or same_tokens(gold.name, answer.name)
+        if gold.kind != answer.kind or not same_name or len(gold.items) != len(answer.items):
+            return None
+        left = list(answer.items)
+        for case in gold.items:
+            for other in left:
+                pairs = zip(case.items, other.items, strict=True)
+                if all(self.same(one, two) is not None for one, two in pairs):
+                    left.remove(other)
+                    break
+            else:
+                return None
+        return "the same cases"
 
     # lists
 
@@ -457,11 +607,10 @@ class _Comparison:
             given = tuple(given[names.index(name)] for name in gold_names)
             ordered = True
         elif all(names) and len(set(names)) == len(names):
-            by_name = tuple(given[names.index(name)] for name in sorted(names))
-            for order in (given, by_name):
-                if (rule := self._in_order(right, _unnamed(order))) is not None:
-                    return f"{rule}, one by one"
-            return None
+            if set(names) <= _COORDINATES:
+                given = tuple(given[names.index(name)] for name in sorted(names))
+            rule = self._in_order(right, _unnamed(given))
+            return rule and f"{rule}, one by one"
         if ordered:
             return self._in_order(_unnamed(right), _unnamed(given))
         if "set" in (gold.kind, answer.kind):
@@ -479,7 +628,7 @@ class _Comparison:
         if len(right) != len(left):
             return None
         if len(right) > _LONGEST_LIST:
-            raise Unreadable(f"a list of over {_LONGEST_LIST} elements in any order")
+            raise TooLarge(f"a list of over {_LONGEST_LIST} elements in any order")
         for one in right:
             for at, two in enumerate(left):
                 rule = self.same(one, two)
@@ -494,7 +643,7 @@ class _Comparison:
     def _different(self, items: Sequence[Shape]) -> list[Shape]:
         found: list[Shape] = []
         if len(items) > _LONGEST_LIST:
-            raise Unreadable(f"a set of over {_LONGEST_LIST} elements")
+            raise TooLarge(f"a set of over {_LONGEST_LIST} elements")
         for item in items:
             if all(self.same(other, item) is None for other in found):
                 found.append(item)
@@ -530,11 +679,9 @@ class _Comparison:
             rule = self._equations(gold, answer)
             if rule is not None:
                 return rule
-        same_name = same_tokens(gold.name, answer.name)
-        if not same_name and not (_is_name(gold.name) and _is_name(answer.name)):
-            return None
-        if not same_name and gold.node is not None and is_constant(gold.node):
-            return None  # x = 5 is not y = 5
+        if not same_tokens(gold.name, answer.name) and not _names_one(gold, answer):
+            renamed = _with_argument_of(gold, answer)  # f(x) = x^2 and f(t) = t^2
+            return None if renamed is None else self._bodies(_bare(gold), _bare(renamed))
         return self._bodies(_bare(gold), _bare(answer))
 
     def _equations(self, gold: Shape, answer: Shape) -> str | None:
@@ -565,7 +712,7 @@ class _Comparison:
             return self._in_any_order(self._different(right), self._different(given))
         if gold.kind != answer.kind:
             return None
-        if gold.kind in ("words", "named"):
+        if gold.kind in ("words", "named", "text"):
             return "the same words" if gold.text == answer.text else None
         if gold.kind == "relation":
             return self._relations(gold, answer)
@@ -578,14 +725,16 @@ class _Comparison:
 
     def _values(self, gold: Shape, answer: Shape) -> str | None:
         assert gold.node is not None and answer.node is not None
-        if gold.unit is not None and gold.unit.is_another_than(answer.unit):
-            assert answer.unit is not None
-            if gold.unit.bases != answer.unit.bases:
+        if gold.unit is not None and answer.unit is not None:
+            factor = gold.unit.per(answer.unit)
+            if factor is None or gold.percent or answer.percent:
                 return None
-            factor = gold.unit.factor / answer.unit.factor
-            scaled = Node("product", parts=(number(factor), gold.node))
-            rule = same_value(scaled, answer.node)
-            return rule and f"{rule}, in another unit"
+            if factor != 1:
+                scaled = Node("product", parts=(number(factor), gold.node))
+                rule = same_value(scaled, answer.node)
+                return rule and f"{rule}, in another unit"
+        if (gold.percent and answer.unit) or (answer.percent and gold.unit):
+            return None
         rule = same_value(gold.node, answer.node)
         if rule is not None:
             left_out = gold.unit != answer.unit and (gold.unit is None or answer.unit is None)
@@ -625,10 +774,20 @@ class _Comparison:
             return None
         return self._in_order(entries, pair.items)
 
+    def _proportional(self, gold: Shape, answer: Shape) -> str | None:
+        (left, right), (other_left, other_right) = gold.items, answer.items
+        if self.same(left, other_left) is None or right.node is None or other_right.node is None:
+            return None
+        return "one proportion" if proportional(right.node, other_right.node) == 1 else None
+
     def _relations(self, gold: Shape, answer: Shape) -> str | None:
         if gold.text != answer.text:
             return None
         if gold.text == "and":
+            return self._in_any_order(gold.items, answer.items)
+        if gold.text == "propto":
+            return self._proportional(gold, answer)
+        if gold.text not in _ORDERED and gold.text != "!=":  # both sides may change places
             return self._in_any_order(gold.items, answer.items)
         rule = self._in_order(gold.items, answer.items)
         if rule is not None:
@@ -640,6 +799,39 @@ class _Comparison:
         direction = proportional(first, second)
         is_same = direction == 1 or (direction == -1 and gold.text == "!=")
         return "one inequality" if is_same else None
+
+
+def _names_one(gold: Shape, answer: Shape) -> bool:
+    """Whether two names may be of one thing: y = 2x + 1 and f(x) = 2x + 1, but not x = 5, y = 5."""
+    names = []
+    for shape in (gold, answer):
+        try:
+            node = parse(shape.name)
+        except Unreadable:
+            return False
+        name = node.name.removesuffix("()")
+        if node.kind not in ("symbol", "call") or not name.isalpha() or name in _symbols(shape):
+            return False
+        if shape.kind != "value" or shape.node is None or is_constant(shape.node):
+            return False
+        names.append(name)
+    symbols = _symbols(gold)
+    return not symbols & set(names)
+
+
+def _with_argument_of(gold: Shape, answer: Shape) -> Shape | None:
+    """The answer with the variable of the gold, where both are rules of one function."""
+    try:
+        calls = [parse(shape.name) for shape in (gold, answer)]
+    except Unreadable:
+        return None
+    arguments = [node.parts[0] for node in calls if node.kind == "call" and len(node.parts) == 1]
+    if calls[0].name != calls[1].name or len(arguments) < 2:
+        return None
+    right, given = arguments
+    if right.kind != "symbol" or given.kind != "symbol" or right.name in _symbols(answer):
+        return None
+    return _renamed(answer, {given.name: right.name})
 
 
 def _minus(left: Node, right: Node) -> Node:
@@ -673,8 +865,12 @@ def _is_name(tokens: Sequence[Token]) -> bool:
     """Whether this names a value: a variable, a function's value, a derivative, words."""
     if all(token.kind == "word" for token in tokens):
         return True
-    if tokens[0].is_sign("(") and tokens[-1].is_sign(")"):  # (x, y)
-        return all(token.kind == "letter" or token.is_sign(",") for token in tokens[1:-1])
+    first, last = tokens[0], tokens[-1]
+    inside = tokens[1:-1]
+    if (first.is_sign("(") and last.is_sign(")")) or first.text.startswith("begin "):
+        return all(token.kind == "letter" or token.is_sign(",", "\\\\") for token in inside)
+    if first.kind == "letter" and [t.text for t in inside[:5]] == ["^", "{", "-", "1", "}"]:
+        return last.is_sign(")")  # f^{-1}(x)
     letters = [token for token in tokens if token.kind == "letter"]
     if len(letters) == len(tokens) and len(tokens) > 1 and not any(t.spaced for t in tokens[1:]):
         return len(tokens) <= 3 and all(t.text.isupper() for t in tokens)  # a segment, an angle
@@ -682,11 +878,6 @@ def _is_name(tokens: Sequence[Token]) -> bool:
         node = parse(tokens)
     except Unreadable:
         return False
-    if node.kind == "quotient":  # dy/dx
-        parts = [part for part in node.parts if part.kind == "product"]
-        return len(parts) == 2 and all(
-            part.parts[0] in (Node("symbol", "d"), Node("symbol", "\\partial")) for part in parts
-        )
     if node.kind == "product":  # y(x), P(A)
         return all(part.kind == "symbol" for part in node.parts) and any(
             token.is_sign("(") for token in tokens
@@ -704,12 +895,13 @@ def _weakest(rules: Sequence[str | None]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """An interval of one variable: its ends, None for infinite ones, and whether they belong."""
+    """An interval: its ends, None for infinite ones, whether they belong, and of which variable."""
 
     low: Node | None
     high: Node | None
     has_low: bool
     has_high: bool
+    of: str | None = None
 
 
 def _spans(shape: Shape) -> list[_Span] | None:
@@ -720,13 +912,16 @@ def _spans(shape: Shape) -> list[_Span] | None:
         return [_Span(None, None, False, False)]
     if shape.kind == "relation":
         return _bounds(shape)
-    if shape.kind in ("union", "list") and len(shape.items) > 1:
+    if shape.kind == "union" or (shape.kind == "list" and shape.text in ("and", "or")):
         inside = [_spans(item) for item in shape.items]
         if any(each is None for each in inside):
             return None
         if shape.kind == "list" and any(item.kind == "pair" for item in shape.items):
             return None  # a list of pairs, as like as not
-        return [span for each in inside if each is not None for span in each]
+        if shape.text == "and":
+            return _bounds(Shape("relation", shape.items, text="and"))
+        spans = [span for each in inside if each is not None for span in each]
+        return spans if len({span.of for span in spans}) == 1 else None
     return None
 
 
@@ -738,7 +933,9 @@ def _interval(shape: Shape) -> list[_Span] | None:
     if low is None or high is None:
         return None
     has_low, has_high = shape.text[0] == "[", shape.text[1] == "]"
-    is_low, is_high = _is_infinite(low), _is_infinite(high)
+    is_low, is_high = low.has("infinity"), high.has("infinity")
+    if (is_low and infinity_of(low) > 0) or (is_high and infinity_of(high) < 0):
+        raise Unreadable("an interval whose ends are exchanged")
     return [
         _Span(
             None if is_low else low,
@@ -749,22 +946,17 @@ def _interval(shape: Shape) -> list[_Span] | None:
     ]
 
 
-def _is_infinite(node: Node) -> bool:
-    return node.has("infinity")
-
-
 def _bounds(shape: Shape) -> list[_Span] | None:
     """The interval of ``a < x <= b`` or ``x < a``."""
     if shape.text == "and":
         pieces = [_bounds(item) for item in shape.items]
         if len(pieces) != 2 or any(piece is None for piece in pieces):
             return None
-        variables = {_variable(item) for item in shape.items}
         (one,), (two,) = (piece for piece in pieces if piece is not None)
-        if len(variables) != 1 or (one.low is None) == (two.low is None):
+        if one.of != two.of or (one.low is None) == (two.low is None):
             return None
         below, above = (one, two) if one.low is not None else (two, one)
-        return [_Span(below.low, above.high, below.has_low, above.has_high)]
+        return [_Span(below.low, above.high, below.has_low, above.has_high, below.of)]
     if shape.text not in ("<", "<="):
         return None
     left, right = (item.node for item in shape.items)
@@ -772,16 +964,9 @@ def _bounds(shape: Shape) -> list[_Span] | None:
         return None
     belongs = shape.text == "<="
     if left.kind == "symbol" and is_constant(right):
-        return [_Span(None, right, False, belongs)]
+        return [_Span(None, right, False, belongs, left.name)]
     if right.kind == "symbol" and is_constant(left):
-        return [_Span(left, None, belongs, False)]
-    return None
-
-
-def _variable(shape: Shape) -> str | None:
-    for item in shape.items:
-        if item.node is not None and item.node.kind == "symbol":
-            return item.node.name
+        return [_Span(left, None, belongs, False, right.name)]
     return None
 
 
@@ -802,6 +987,8 @@ def _same_spans(one: Sequence[_Span], two: Sequence[_Span]) -> str | None:
 def _same_span(one: _Span, two: _Span) -> bool:
     if (one.has_low, one.has_high) != (two.has_low, two.has_high):
         return False
+    if one.of is not None and two.of is not None and one.of != two.of:
+        return False
     return all(
         (a is None and b is None)
         or (a is not None and b is not None and same_value(a, b) is not None)
@@ -815,8 +1002,14 @@ def sole_number(shape: Shape) -> Fraction | None:
     Raises:
         Unreadable: It divides by zero.
     """
-    if shape.kind != "value" or shape.node is None or not is_constant(shape.node):
-        return None
-    if shape.node.has("based", "sign"):
-        raise Ambiguous("a number to another base, or with both signs")
-    return exact(shape.node)
+    allowance()
+    try:
+        if shape.kind != "value" or shape.node is None or not is_constant(shape.node):
+            return None
+        if shape.node.has("based", "sign"):
+            raise Ambiguous("a number to another base, or with both signs")
+        return exact(shape.node)
+    except Undefined as why:
+        raise Unreadable(str(why)) from None
+    except RecursionError:
+        raise TooLarge("it is nested too deeply") from None

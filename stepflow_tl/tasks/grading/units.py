@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from stepflow_tl.tasks.grading.latex import Ambiguous, Token, words
+from stepflow_tl.tasks.grading.latex import Ambiguous, Token, is_whole, words
 
 _PREFIXES = {
     **{"k": 3, "M": 6, "G": 9, "T": 12, "c": -2, "m": -3, "u": -6, "μ": -6, "n": -9, "p": -12},
@@ -46,6 +46,7 @@ _PREFIXED = {  # what takes a prefix: its base, and how many of it
     **dict.fromkeys(("byte", "bytes"), ("byte", "1")),
     **dict.fromkeys(("Wb", "weber"), ("Wb", "1")),
     **dict.fromkeys(("erg", "ergs"), ("erg", "1")),
+    "Wh": ("J", "3600"),
 }
 _NO_PREFIX = words(
     "torr Torr mmHg psi AU ly amu Da dyn dyne dynes G gauss Gauss H M acre acres ha "
@@ -79,16 +80,22 @@ _WHOLE = {
     **dict.fromkeys(("unit", "units"), ("", "1")),
 }  # fmt: skip
 _LONG_ONLY = {"min", "in", "bar"}  # words that no prefix makes
+_OF_ANGLES = ("sin", "cos", "tan", "cot", "sec", "csc")
 _SCALES = {
     **{"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9},
     **{"trillion": 10**12, "dozen": 12, "millions": 10**6, "billions": 10**9},
 }
+_BEFORE_A_VALUE = words("cdot times pm mp frac sqrt le ge ne approx cup in")
 _ORDINALS = frozenset(["st", "nd", "rd", "th"])
 _SQUARES = {"square": 2, "sq": 2, "cubic": 3, "squared": 2, "cubed": 3}
-_CURRENCIES = frozenset("$€£¥₹")
+_CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound sterling", "¥": "yen", "₹": "rupee"}
+_CURRENCIES["¢"] = "cent"
 _CHANGES_THE_VALUE = words(
-    "not than least most over under below above between no except without minus negative "
-    "less more fewer never neither nor exceed exceeds times half twice squared cubed"
+    "not than least most over under below above between no except without minus negative less "
+    "more fewer never neither nor exceed exceeds times half halves third thirds fourth fourths "
+    "quarter quarters fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth "
+    "tenths hundredth hundredths thousandth thousandths millionth millionths twice squared cubed "
+    "factorial remainder otherwise else or"
 )
 
 
@@ -109,11 +116,23 @@ class Unit:
     bases: tuple[tuple[str, Fraction], ...] = ()
     factor: Fraction = Fraction(1)
 
-    def is_another_than(self, other: Unit | None) -> bool:
-        """Whether both are known units, of different kinds or sizes."""
-        if other is None or not self.bases or not other.bases:
-            return False
-        return (self.bases, self.factor) != (other.bases, other.factor)
+    def per(self, other: Unit) -> Fraction | None:
+        """How many of another unit this one is; None for a unit of another kind.
+
+        Words that are no units are one where those of one side are among the other's.
+        """
+        if self.bases and other.bases:
+            return self.factor / other.factor if self.bases == other.bases else None
+        if not self.bases and not other.bases:
+            first, second = (_singular(unit.text) for unit in (self, other))
+            return Fraction(1) if first <= second or second <= first else None
+        unknown = other if self.bases else self
+        return Fraction(1) if _singular(unknown.text) <= {"unit", "square", "cubic"} else None
+
+
+def _singular(text: str) -> set[str]:
+    words_ = text.split()
+    return {word.lower().rstrip("s") if len(word) > 1 else word for word in words_}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +166,9 @@ def quantity_of(tokens: Sequence[Token], *, bare: BareUnits) -> Quantity:
     rest = list(tokens)
     currency = None
     while rest and rest[0].kind == "sign" and rest[0].text in _CURRENCIES:
-        currency = Unit(rest.pop(0).text)
+        currency = _currency(rest.pop(0))
     if len(rest) > 1 and rest[0].is_sign("-") and rest[1].text in _CURRENCIES:
-        currency = Unit(rest.pop(1).text)
+        currency = _currency(rest.pop(1))
     rest = _without_ordinals(rest)
     start = _unit_start(rest, bare=bare)
     unit = None
@@ -164,8 +183,12 @@ def quantity_of(tokens: Sequence[Token], *, bare: BareUnits) -> Quantity:
     if len(rest) > 1 and rest[-1].is_sign("%"):
         return Quantity(tuple(rest[:-1]), None, percent=True)
     if len(rest) > 1 and rest[-1].text in _CURRENCIES:
-        currency = Unit(rest.pop().text)
-    return Quantity(tuple(rest), unit or currency)
+        currency = _currency(rest.pop())
+    return Quantity(tuple(rest), currency or unit)
+
+
+def _currency(token: Token) -> Unit:
+    return Unit(token.text, ((_CURRENCIES[token.text], Fraction(1)),))
 
 
 def _is_percent(behind: Sequence[Token]) -> bool:
@@ -184,7 +207,7 @@ def _without_ordinals(tokens: list[Token]) -> list[Token]:
     found: list[Token] = []
     at = 0
     while at < len(tokens):
-        length = _ordinal(tokens, at) if found and found[-1].text.isdigit() else 0
+        length = _ordinal(tokens, at) if found and is_whole(found[-1]) else 0
         if length:
             at += length
             continue
@@ -225,63 +248,68 @@ def _begins_anew(token: Token) -> bool:
 def _unit_start(tokens: Sequence[Token], *, bare: BareUnits) -> int | None:
     """Where the unit behind a value begins; None without one."""
     depth = 0
+    has_number = has_letters = in_function = False
     for at, token in enumerate(tokens):
         if at and depth == 0 and _ends_value(tokens[at - 1]):
-            if token.is_sign("^") and (length := _degrees_length(tokens[at:])):
-                behind = tokens[at + length :]
-                if not behind or (
-                    bare != "none" and all(t.kind in ("word", "letter") for t in behind)
-                ):
-                    return at
-            upright = token.kind == "word" and token.upright
-            if upright and _is_tail(tokens[at:]):
+            is_number = has_number and not has_letters
+            if (
+                _begins_in_words(tokens, at)
+                or (not in_function and _begins_with_degrees(tokens, at, bare))
+                or (is_number and bare != "none" and _begins_bare(tokens[at:], bare))
+            ):
                 return at
-            starts = token.kind in ("word", "letter") or token.is_command("mu", "Omega")
-            if bare != "none" and starts and not upright and _is_number(tokens[:at]):
-                unit = _unit(tokens[at:]) if _is_tail(tokens[at:]) else None
-                if unit is not None and unit.bases and _is_apart(tokens[at:], bare):
-                    return at
+        has_number = has_number or token.kind == "number"
+        has_letters = has_letters or token.kind in ("letter", "word")
+        in_function = in_function or token.is_command(*_OF_ANGLES)
         depth += token.is_sign("(", "[", "{", "\\{") - token.is_sign(")", "]", "}", "\\}")
     return None
 
 
-def _is_apart(tail: Sequence[Token], bare: BareUnits) -> bool:
-    """Whether letters behind a number are more likely a unit than variables."""
-    is_single = len(tail) == 1 and tail[0].kind == "letter"
-    if bare == "long":
-        return tail[0].spaced and not is_single
-    return tail[0].spaced or not is_single
+def _begins_in_words(tokens: Sequence[Token], at: int) -> bool:
+    """Whether upright words and units are all that follows."""
+    token = tokens[at]
+    after = tokens[at + 1] if at + 1 < len(tokens) else None
+    if token.is_sign("/"):  # $42/hour
+        begins = after is not None and after.kind == "word" and after.upright
+    elif token.kind == "word":
+        is_letter = after is None and len(token.text) == 1 and not is_unit(token.text)  # 5k
+        begins = token.upright and not is_letter
+    else:
+        begins = _words_in_brackets(tokens, at)
+    return begins and _is_tail(tokens[at:])
+
+
+def _begins_with_degrees(tokens: Sequence[Token], at: int, bare: BareUnits) -> bool:
+    r"""Whether a degree sign is all that follows, or it and a letter: ``^\circ C``."""
+    length = _degrees_length(tokens[at : at + 4]) if tokens[at].is_sign("^") else 0
+    if not length or at + length == len(tokens):
+        return length > 0
+    return bare != "none" and all(t.kind in ("word", "letter") for t in tokens[at + length :])
+
+
+def _begins_bare(tail: Sequence[Token], bare: BareUnits) -> bool:
+    """Whether letters behind a number are known units, and more likely those than variables."""
+    first = tail[0]
+    starts = first.kind in ("word", "letter") or first.is_command("mu", "Omega")
+    is_single = len(tail) == 1 and first.kind == "letter"
+    is_apart = first.spaced and not is_single if bare == "long" else first.spaced or not is_single
+    return starts and not first.upright and is_apart and _is_tail(tail) and bool(_unit(tail).bases)
+
+
+def _words_in_brackets(tokens: Sequence[Token], at: int) -> bool:
+    r"""Whether ``(approximately)`` begins here, or ``\frac{\text{m}}{\text{s}}``."""
+    token, after = tokens[at], tokens[at + 1 : at + 3]
+    if token.is_sign("(") and after and after[0].kind == "word":
+        return after[0].upright
+    return token.is_command("frac") and len(after) == 2 and after[1].kind == "word"
 
 
 def _ends_value(token: Token) -> bool:
-    if token.kind in ("number", "letter"):
-        return True
     if token.kind == "word":
         return False
-    return token.is_sign(")", "]", "}", "!", "|", "%") or (
-        token.kind == "command"
-        and token.text
-        not in (
-            "cdot",
-            "times",
-            "pm",
-            "mp",
-            "frac",
-            "sqrt",
-            "le",
-            "ge",
-            "ne",
-            "approx",
-            "cup",
-            "in",
-        )
-    )
-
-
-def _is_number(tokens: Sequence[Token]) -> bool:
-    return any(token.kind == "number" for token in tokens) and not any(
-        token.kind in ("letter", "word") for token in tokens
-    )
+    if token.kind == "command":
+        return token.text not in _BEFORE_A_VALUE
+    return token.kind != "sign" or token.text in (")", "]", "}", "!", "|", "%")
 
 
 def _degrees_length(tokens: Sequence[Token]) -> int:
@@ -304,7 +332,7 @@ def _is_tail(tokens: Sequence[Token]) -> bool:
             if token.upright and token.text.lower() in _CHANGES_THE_VALUE:
                 raise Ambiguous(f"{token.text!r} behind a value")
             continue
-        if token.is_command("mu", "Omega", "cdot", "circ", "times", "mathrm"):
+        if token.is_command("mu", "Omega", "cdot", "circ", "times", "frac"):
             continue
         if token.is_sign(
             "/", "^", "{", "}", "-", "(", ")", ".", "\\*", "'", "$", ",", "!", "?", ":"
@@ -325,12 +353,13 @@ def _is_tail(tokens: Sequence[Token]) -> bool:
 def _unit(tokens: Sequence[Token]) -> Unit:
     """The unit that a tail of words is."""
     text = " ".join(token.text for token in tokens if token.kind in ("word", "letter"))
+    tokens = _without_fraction(tokens)
     bases: dict[str, Fraction] = {}
     factor = Fraction(1)
     at, sign, power_of_next = 0, 1, 1
     while at < len(tokens):
         token = tokens[at]
-        if token.is_sign("^") and (length := _degrees_length(tokens[at:])):
+        if token.is_sign("^") and (length := _degrees_length(tokens[at : at + 4])):
             name, at = "degree", at + length
             after, end = _run(tokens, at)
             if after in ("C", "F", "Celsius", "Fahrenheit", "celsius"):
@@ -366,6 +395,18 @@ def _unit(tokens: Sequence[Token]) -> Unit:
     return Unit(text, kept, factor)
 
 
+def _without_fraction(tokens: Sequence[Token]) -> list[Token]:
+    r"""``\frac{\text{m}}{\text{s}}`` as ``m/s``."""
+    found: list[Token] = []
+    for at, token in enumerate(tokens):
+        if token.is_command("frac"):
+            continue
+        if token.is_sign("{") and at and tokens[at - 1].is_sign("}"):
+            found.append(Token("sign", "/"))
+        found.append(token)
+    return found
+
+
 def _run(tokens: Sequence[Token], at: int) -> tuple[str, int]:
     """The word or the letters without a blank between them that stand here."""
     text = ""
@@ -396,7 +437,7 @@ def _exponent(tokens: Sequence[Token], at: int) -> tuple[int, int]:
     at += braced
     if at < len(tokens) and tokens[at].is_sign("-"):
         sign, at = -1, at + 1
-    if at < len(tokens) and tokens[at].text.isdigit() and len(tokens[at].text) < 3:
+    if at < len(tokens) and is_whole(tokens[at]) and len(tokens[at].text) < 3:
         digits, at = tokens[at].text, at + 1
     at += braced
     return sign * int(digits or 1), at

@@ -1,9 +1,13 @@
 r"""Whether two expressions are worth the same: exactly, to many digits, or at random points.
 
-Rational numbers are compared as such. Other constants are compared to 30 of 50 digits. Expressions
-with variables are evaluated at points chosen by the variables' names, all of them kept apart:
-positive ones, and where both sides have real values there, others, too. Nothing is compared by an
-absolute tolerance, under which tiny numbers would be equal.
+Rational numbers are compared as such. Other constants are compared to 120 digits behind the point
+and in all. Expressions with variables are evaluated at points chosen by the variables' names, all
+of them kept apart: positive ones, and where both sides have real values there, others, too; whole
+and large ones besides, where a function is in it that changes its rule from place to place
+(``|x|``, floors, maxima). Nothing is compared by an absolute tolerance, under which tiny numbers
+would be equal.
+
+All work of one comparison is counted (`allowance`), so that a malicious answer is given up early.
 """
 
 from __future__ import annotations
@@ -11,31 +15,60 @@ from __future__ import annotations
 import cmath
 import math
 import random
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
 from stepflow_tl.tasks.grading.expressions import TRIGONOMETRIC, Node
-from stepflow_tl.tasks.grading.latex import Unreadable
+from stepflow_tl.tasks.grading.latex import TooLarge, Unreadable
 
 ROUNDED_DIGITS = 6
 """Significant digits from which on a decimal stands for the number that it is rounded from."""
 
-_BITS = 20_000  # of an exact power
-_LARGEST_POWER = 1e5  # binary digits of a value
+_BITS = 100_000  # of an exact number
+_LARGEST_POWER = 3e4  # binary digits of a value that is not exact
+_ALLOWANCE = 200_000  # operations of one comparison
 _LARGEST_FACTORIAL = 2000
 _CLOSE, _LOST = 1e-9, 1e-13
-_DIGITS, _SAME_DIGITS = 50, 30
+_DIGITS, _SAME_DIGITS = 150, 120
 _POINTS = (  # spans of the variables' values, and whether signs are mixed
     *[(0.3, 2.3, False)] * 4,
     *[(0.05, 0.95, False)] * 2,
     *[(1.1, 4.7, False)] * 2,
     *[(0.3, 2.3, True)] * 4,
 )
+_WIDE_POINTS = (  # whole numbers, too, and large ones: for functions whose rule changes
+    *_POINTS,
+    *[(1.0, 30.0, True)] * 8,
+    *[(1.0, 1e3, True)] * 8,
+    *[(1.0, 1e6, True)] * 6,
+)
 _ENOUGH = 4  # points where both are defined
+_PIECEWISE = frozenset(["abs", "floor", "ceiling", "max", "min", "root", "gcd", "lcm"])
 
 Environment = Mapping[str, Any]
+
+
+class _Work(threading.local):
+    """What is left of a comparison's allowance, in this thread."""
+
+    left = _ALLOWANCE
+
+
+_WORK = _Work()
+
+
+def allowance() -> None:
+    """Begin a comparison: its work is counted from here on."""
+    _WORK.left = _ALLOWANCE
+
+
+def _spend(amount: int) -> None:
+    _WORK.left -= amount
+    if _WORK.left < 0:
+        raise TooLarge("it takes too long to compare")
 
 
 class Undefined(Exception):
@@ -56,20 +89,32 @@ def exact(node: Node) -> Fraction | None:
     Raises:
         Undefined: It divides by zero.
     """
+    _spend(1)
+    value = _exact(node)
+    if value is not None:
+        bits = max(value.numerator.bit_length(), value.denominator.bit_length())
+        _spend(bits // 500)
+        return value if bits <= _BITS else None
+    return None
+
+
+def _exact(node: Node) -> Fraction | None:
     if node.kind == "number":
         return node.value
     if node.kind in ("degrees", "based"):
         return exact(node.parts[0])
     if node.kind not in ("sum", "product", "quotient", "power", "call"):
         return None
-    parts = [exact(part) for part in node.parts]
-    if not parts or any(part is None for part in parts):
-        return None
-    values = [part for part in parts if part is not None]
+    values: list[Fraction] = []
+    for part in node.parts:
+        value = exact(part)
+        if value is None:
+            return None
+        values.append(value)
     if node.kind == "call":
-        return _exact_call(node.name, values)
+        return _exact_call(node.name, values) if values else None
     if node.kind == "sum":
-        return sum(values, Fraction(0))
+        return _exact_sum(values)
     first, second = values
     if node.kind == "product":
         return first * second
@@ -78,6 +123,17 @@ def exact(node: Node) -> Fraction | None:
             raise Undefined("it divides by zero")
         return first / second
     return _exact_power(first, second)
+
+
+def _exact_sum(values: list[Fraction]) -> Fraction | None:
+    total = Fraction(0)
+    for value in values:
+        total += value
+        bits = total.denominator.bit_length()
+        _spend(bits // 100)
+        if bits > _BITS:
+            return None
+    return total
 
 
 def _exact_power(base: Fraction, exponent: Fraction) -> Fraction | None:
@@ -90,21 +146,37 @@ def _exact_power(base: Fraction, exponent: Fraction) -> Fraction | None:
 
 
 def _exact_root(base: Fraction, exponent: Fraction) -> Fraction | None:
-    """A power whose exponent is a half: an exact root where there is one."""
-    if exponent.denominator != 2 or base < 0:
+    """A power whose exponent is a fraction: an exact root where there is one."""
+    degree = exponent.denominator
+    if (base < 0 and degree % 2 == 0) or degree > 64:
         return None
-    above, below = math.isqrt(base.numerator), math.isqrt(base.denominator)
-    if above**2 != base.numerator or below**2 != base.denominator:
+    sizes = [_whole_root(part, degree) for part in (abs(base.numerator), base.denominator)]
+    if None in sizes or (base == 0 and exponent < 0):
         return None
-    return _exact_power(Fraction(above, below), Fraction(exponent.numerator))
+    above, below = (size for size in sizes if size is not None)
+    root = Fraction(above if base >= 0 else -above, below)
+    return _exact_power(root, Fraction(exponent.numerator))
+
+
+def _whole_root(number: int, degree: int) -> int | None:
+    """The whole root of a whole number; None where there is none."""
+    if degree == 2:
+        root = math.isqrt(number)
+    else:
+        low, high = 0, 1 << (number.bit_length() // degree + 1)
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if middle**degree <= number else (low, middle - 1)
+        root = low
+    return root if root**degree == number else None
 
 
 def _exact_call(name: str, values: list[Fraction]) -> Fraction | None:
     first = values[0]
     if name == "abs":
         return abs(first)
-    if name == "root" and values[1] == 2:
-        return _exact_root(first, Fraction(1, 2))
+    if name == "root" and values[1].denominator == 1 and 2 <= values[1] <= 64:
+        return _exact_root(first, 1 / values[1])
     if name in ("floor", "ceiling"):
         return Fraction(math.floor(first) if name == "floor" else math.ceil(first))
     if name in ("max", "min"):
@@ -125,6 +197,7 @@ class _Arithmetic:
     """Floating-point numbers of one kind, and what functions are with them."""
 
     is_real = True
+    price = 1  # of an operation
 
     def __init__(self, library: Any) -> None:
         self.library = library
@@ -201,9 +274,10 @@ class _Complex(_Arithmetic):
 
 
 class _Precise(_Arithmetic):
-    """Numbers of 50 digits; real ones until a root or logarithm makes them complex."""
+    """Numbers of many digits; real ones until a root or logarithm makes them complex."""
 
     is_real = False
+    price = 20
 
     def __init__(self) -> None:
         super().__init__(_mpmath())
@@ -227,19 +301,19 @@ class _Precise(_Arithmetic):
 
     def power(self, base: Any, exponent: Any) -> Any:
         if base != 0 and abs(exponent) * (abs(self.library.log(abs(base), 2)) + 1) > _LARGEST_POWER:
-            raise Unreadable("a power is too large")
+            raise TooLarge("a power is too large")
         return self.library.power(base, exponent)
 
     def call(self, name: str, values: list[Any]) -> Any:
         first = values[0]
         if name in ("factorial", "binomial"):
             if any(abs(value) > _LARGEST_FACTORIAL for value in values):
-                raise Unreadable("a factorial is too large")
+                raise TooLarge("a factorial is too large")
             return getattr(self.library, name)(*values)
         if name in ("floor", "ceiling"):
             return getattr(self.library, "floor" if name == "floor" else "ceil")(first)
         if name in ("exp", "sinh", "cosh") and abs(first) > _LARGEST_POWER:
-            raise Unreadable("a power is too large")
+            raise TooLarge("a power is too large")
         if name in ("max", "min"):
             return max(values) if name == "max" else min(values)
         return super().call(name, values)
@@ -277,6 +351,7 @@ def _value(node: Node, at: Environment, numbers: _Arithmetic, sign: int) -> Any:
         Undefined: It has none here.
         Unreadable: It is too large.
     """
+    _spend(numbers.price)
     if node.kind == "number":
         assert node.value is not None
         return numbers.kept(numbers.number(node.value))
@@ -321,7 +396,7 @@ def _defined(node: Node, at: Environment, numbers: _Arithmetic, sign: int) -> An
 
 
 def constant(node: Node) -> Any:
-    """The value of a constant to 50 digits, complex where it must be.
+    """The value of a constant to 150 digits, complex where it must be.
 
     Raises:
         Undefined: It has none.
@@ -334,19 +409,20 @@ def constant(node: Node) -> Any:
 
 
 def same_value(first: Node, second: Node) -> str | None:
-    """By which rule two expressions are one; None where they are not.
+    """By which rule two expressions are one; None where they are not, or one has no value.
 
     Raises:
-        Unreadable: One has no value, or is too large.
+        Unreadable: One is too large, or reckons with infinity.
     """
     try:
         if is_constant(first) and is_constant(second):
             return _same_constants(_without_degrees(first), _without_degrees(second))
         if first.has("infinity") or second.has("infinity"):
-            return "the same infinity" if _infinity(first) == _infinity(second) else None
+            signs = [infinity_of(node) for node in (first, second) if node.has("infinity")]
+            return "the same infinity" if len(signs) == 2 and signs[0] == signs[1] else None
         return _same_at_points(first, second)
-    except Undefined as error:
-        raise Unreadable(str(error)) from None
+    except Undefined:
+        return None
 
 
 def _without_degrees(node: Node) -> Node:
@@ -359,14 +435,19 @@ def _without_degrees(node: Node) -> Node:
     return Node(node.kind, node.name, parts, node.value)
 
 
-def _infinity(node: Node) -> int:
-    """1 or -1 for plus or minus infinity, 0 for anything else."""
+def infinity_of(node: Node) -> int:
+    """1 or -1 for plus or minus infinity.
+
+    Raises:
+        Unreadable: It is something else with infinity in it.
+    """
     if node.kind == "infinity":
         return 1
     if node.kind == "product" and node.parts[1].kind == "infinity":
         value = exact(node.parts[0])
-        return 0 if not value else 1 if value > 0 else -1
-    return 0
+        if value:
+            return 1 if value > 0 else -1
+    raise Unreadable("it reckons with infinity")
 
 
 def _same_constants(first: Node, second: Node) -> str | None:
@@ -382,7 +463,7 @@ def _same_constants(first: Node, second: Node) -> str | None:
         return _rounded(first, second, one, two) or _rounded(second, first, two, one)
     x, y = constant(first), constant(second)
     if _same_to_many_digits((first, second), {}, 1):
-        return f"equal to {_SAME_DIGITS} digits"
+        return "equal to many digits"
     library = _mpmath()
     if library.im(x) or library.im(y):
         return None
@@ -434,9 +515,28 @@ def _same_at_points(first: Node, second: Node) -> str | None:
     agree = None if _is_complex(both) else _agree(both, names, signs, lambda: _Arithmetic(math))
     if agree is None:  # with i in it, or real at too few points
         agree = _agree(both, names, signs, lambda: _Complex(cmath))
+    if agree is None:  # beyond the range of floating-point numbers
+        agree = _agree(both, names, signs, _Precise)
     if not agree or not _confirmed(both, names, signs):
         return None
     return "equal at random points"
+
+
+def _points_for(both: tuple[Node, Node]) -> Iterator[tuple[int, float, float, bool, bool]]:
+    """Number and span of each point, whether signs are mixed and whether values are whole."""
+    pieces = any(n.kind == "call" and n.name in _PIECEWISE for node in both for n in node.walk())
+    powers = any(
+        n.kind == "power" and n.parts[1].kind == "quotient" for node in both for n in node.walk()
+    )
+    spans = _WIDE_POINTS if pieces or powers else _POINTS
+    for number, (low, high, mixed) in enumerate(spans):
+        yield number, low, high, mixed, number >= len(_POINTS) and number % 2 == 0
+    if not pieces:
+        return
+    edges = {abs(n.value) for node in both for n in node.walk() if n.value and abs(n.value) < 1e9}
+    for number, edge in enumerate(sorted(edges)[:8], len(spans)):
+        yield 2 * number, 0.6 * float(edge), float(edge), False, False
+        yield 2 * number + 1, float(edge), 1.6 * float(edge), False, False
 
 
 def _is_complex(both: tuple[Node, Node]) -> bool:
@@ -451,8 +551,8 @@ def _agree(
 ) -> bool | None:
     """Whether they agree wherever both are defined; None where that is at too few points."""
     compared = 0
-    for number, (low, high, mixed) in enumerate(_POINTS):
-        at = _point(names, number, low, high, mixed)
+    for span in _points_for(both):
+        at = _point(names, *span)
         for sign in signs:
             numbers = arithmetic()
             one, two = (_defined(node, at, numbers, sign) for node in both)
@@ -464,12 +564,15 @@ def _agree(
     return True if compared >= _ENOUGH else None
 
 
-def _point(names: list[str], number: int, low: float, high: float, mixed: bool) -> dict[str, float]:
+def _point(
+    names: list[str], number: int, low: float, high: float, mixed: bool, whole: bool = False
+) -> dict[str, float]:
     """Values of variables: of a name and the point's number, so that no two are related."""
     at = {}
     for name in names:
         own = random.Random(f"{number} {name}")
-        at[name] = own.uniform(low, high) * (own.choice((-1, 1)) if mixed else 1)
+        value = own.uniform(low, high)
+        at[name] = (float(round(value)) if whole else value) * (own.choice((-1, 1)) if mixed else 1)
     return at
 
 
@@ -496,11 +599,16 @@ def _same_to_many_digits(both: tuple[Node, Node], at: Environment, sign: int) ->
     if one is None or two is None:
         return None
     apart, size = abs(one - two), max(abs(one), abs(two))
-    if apart <= size * library.mpf(10) ** -_SAME_DIGITS:
+    if apart == 0 and size == 0:
         return True
-    with library.workdps(2 * _DIGITS):
+    before = 0 if size == 0 else max(0, int(library.log(size, 10)))
+    with library.workdps(2 * _DIGITS + 2 * before):
         one, two = (_defined(node, at, _Precise(), sign) for node in both)
-        return bool(abs(one - two) <= apart * library.mpf(10) ** -_SAME_DIGITS)
+        if one is None or two is None:
+            return None
+        finer = abs(one - two)
+        least = library.mpf(10) ** -_SAME_DIGITS
+        return bool(finer <= size * least / library.mpf(10) ** before or finer <= apart * least)
 
 
 def proportional(first: Node, second: Node) -> int:
@@ -513,11 +621,9 @@ def proportional(first: Node, second: Node) -> int:
     if first.has("sign") or second.has("sign") or _is_complex(both):
         return 0
     ratios = []
-    for number, (low, high, mixed) in enumerate(_POINTS):
+    for span in _points_for(both):
         numbers = _Arithmetic(math)
-        one, two = (
-            _defined(node, _point(names, number, low, high, mixed), numbers, 1) for node in both
-        )
+        one, two = (_defined(node, _point(names, *span), numbers, 1) for node in both)
         if one is None or two is None:
             continue
         if min(abs(one), abs(two)) <= _CLOSE * numbers.largest:  # zero, as far as can be told
@@ -534,8 +640,8 @@ def _is_constant_ratio(both: tuple[Node, Node], names: list[str]) -> bool:
     """Whether the ratio is the same to many digits: x - 59047 and x - 59048 are nearly alike."""
     library = _mpmath()
     values = []
-    for number, (low, high, mixed) in enumerate(_POINTS):
-        point = _point(names, number, low, high, mixed)
+    for span in _points_for(both):
+        point = _point(names, *span)
         at = {name: library.mpf(value) for name, value in point.items()}
         one, two = (_defined(node, at, _Precise(), 1) for node in both)
         if one is not None and two is not None:

@@ -116,7 +116,11 @@ def test_the_last_closed_box_counts_wherever_it_stands() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", ["9^{9^{9^9}}", "10000000!", "{" * 900 + "5" + "}" * 900, "(" * 500 + "5" + ")" * 500]
+    "answer",
+    [
+        *("9^{9^{9^9}}", "10000000!", "{" * 900 + "5" + "}" * 900, "(" * 500 + "5" + ")" * 500),
+        r"\int_0^1 9^{9^{9^9}}\,dx",
+    ],
 )
 def test_what_takes_for_ever_is_no_wrong_answer(answer: str) -> None:
     grade = grade_math(box(answer), "6", seconds=1.0)
@@ -126,8 +130,9 @@ def test_what_takes_for_ever_is_no_wrong_answer(answer: str) -> None:
 
 
 def test_a_timeout_says_what_the_limit_was() -> None:
-    grade = grade_math(box("9^{9^{9^9}}"), "6", seconds=0.5)
-    assert grade.error == "timeout" and grade.answer == "9^{9^{9^9}}"
+    answer = r"\int_0^1 9^{9^{9^9}}\,dx"  # which is left to math-verify
+    grade = grade_math(box(answer), "6", seconds=0.5)
+    assert grade.error == "timeout" and grade.answer == answer
     assert grade.reason is not None and "within 0.5 s" in grade.reason
 
 
@@ -158,3 +163,21 @@ def test_votes_for_the_same_answer_are_symmetric() -> None:
     assert not same_math_answer("9" * 3000, "5")
     assert not same_math_answer("2 0 4", "6")
     assert not same_math_answer("9^{9^{9^9}}", "5", seconds=0.5)
+    assert not same_math_answer(r"\int_0^1 9^{9^{9^9}}\,dx", "5", seconds=0.5)
+
+
+LONG = r"""
+\frac \sqrt \sin \ln \log_ 9^ 9! a e \pi 1e9 ½ √ - ( { | 2^ \text{ \rm{ ' _ x_ x^2_ \begin{array} 1,
+x= \pm \overline{ 0.1\overline 2000! ! % : < > \cup a\\ & $ 1e5000* f( E[ 99! \{ \sqrt[3]{
+10^{10^{10}} ① \$ , ; . \left \le 1~ for~ or~
+"""
+
+
+@pytest.mark.parametrize("unit", LONG.split())
+def test_no_answer_raises(unit: str) -> None:
+    """As long as an answer may be; with a gold that is a number, an expression or the answer."""
+    unit = unit.replace("~", " ")
+    answer = unit * (1990 // len(unit))
+    for gold in ("5", "x^2+1", f"{answer}+0"[:2000]):
+        for inside in (answer, f"{answer}5", f"5{answer}"):
+            assert grade_math(box(inside), gold, seconds=5.0).reason
