@@ -1,4 +1,5 @@
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -113,6 +114,32 @@ def test_a_prompt_that_cannot_be_printed(run, arguments, message, unchecked):
     code, _, err = run("prompt", *arguments)
     assert code == 1
     assert err.startswith("error: ") and message in err
+
+
+def test_other_peoples_outputs_are_graded(run, tmp_path):
+    said = tmp_path / "said.jsonl"
+    rows = [
+        r'{"answer": "\\boxed{1{,}204}", "right": "1204", "acc": 1}',
+        r'{"answer": "\\boxed{1}", "right": "\\frac{R}{r}", "acc": 1}',
+    ]
+    said.write_text("\n".join(rows))
+    fields = ["--response", "answer", "--gold", "right", "--score", "acc"]
+    code, out, _ = run("grade", said, "--kind", "math", *fields, "--out", tmp_path / "out.jsonl")
+    assert code == 0
+    assert out.startswith("row 2 (math): wrong here, right there\n")
+    assert "agreement with the stored score: 1 of 2, 0.500 [" in out
+    verdicts = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(v["correct"], v["rule"]) for v in verdicts] == [
+        (True, "equal numbers"),
+        (False, "another value"),
+    ]
+    code, _, err = run("grade", said, *fields)
+    assert code == 1 and err.startswith("error: said.jsonl, row 1: expected 'kind', found none")
+    said.write_text(said.read_text() + "\n{broken")
+    assert run("grade", said, "--kind", "math", *fields)[0] == 1
+    code, out, _ = run("grade", said, "--kind", "math", *fields, "--skip-errors", "--limit", 0)
+    assert code == 0 and "skipped 1 rows: said.jsonl, line 3: expected JSON" in out
+    assert run("grade", tmp_path / "none.jsonl")[0] == 1
 
 
 def test_a_transcript_as_text_can_be_read(run, saved, tmp_path):

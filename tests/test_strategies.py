@@ -23,6 +23,21 @@ SAMPLED = replace(GREEDY, temperature=1.0)
 FLOW = StepFlow(OddsEqualBridge(tau_max=0.9, layers="all"))
 
 
+def test_each_question_may_have_a_vote_of_its_own(model):
+    strategy = SelfConsistency(k=2)
+    asked = [[], []]
+    (one, two) = strategy.solve(
+        model,
+        QUESTIONS,
+        SAMPLED,
+        seed=0,
+        same_answer=[lambda a, b: True, lambda a, b: False],
+        read_answer=[lambda parts, seen=seen: seen.append(parts) or "x" for seen in asked],
+    )
+    assert [len(seen) for seen in asked] == [2, 2]
+    assert (one.tied, two.tied) == (False, True)
+
+
 def same(first: str, second: str) -> bool:
     return first.strip() == second.strip()
 

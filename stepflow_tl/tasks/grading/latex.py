@@ -121,6 +121,8 @@ _NAMES = words(
 )
 _PLAIN_NAMES = _NAMES - {"deg", "mod", "det", "lg"}
 _OTHER_NAMES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "inf": "infty"}
+_UPRIGHT_NAMES = {name: name for name in ("sin", "cos", "tan", "ln", "log", "exp")}
+_UPRIGHT_NAMES |= {"infinity": "infty", "Infinity": "infty"}
 _ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{([a-zA-Z]+)\*?\}(?:\[[a-z]\])?(\{[lcr|@{} .]*\})?")
 _PIECE = re.compile(
     r"(?P<space>\s+|~)"
@@ -372,6 +374,10 @@ class _Reader:
             letter = text[group[0] : group[1]].strip()
             self._add("command", _BLACKBOARD.get(letter, f"mathbb{letter}"))
             at = group[1] + 1
+        elif name in ("deg", "degree", "textdegree", "degrees") and text[at : at + 1] != "(":
+            if not (self.tokens and self.tokens[-1].is_sign("^")):
+                self._add("sign", "^")
+            self._add("command", "circ")
         elif name == "AA":
             self._add("word", "angstrom", upright=True)
         elif name in ("{", "}"):
@@ -420,8 +426,8 @@ class _Reader:
         word = _WORDS.match(text, at)
         if word is not None:
             name = word.group()
-            if upright and name in ("sin", "cos", "tan", "ln", "log", "exp"):
-                self._add("command", name)
+            if upright and name in _UPRIGHT_NAMES:
+                self._add("command", _UPRIGHT_NAMES[name])
             else:
                 self._add("word", name, upright=upright)
             return word.end()

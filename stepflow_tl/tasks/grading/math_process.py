@@ -167,9 +167,9 @@ def check_installed() -> None:
     """
     try:
         version("math-verify")
-    except PackageNotFoundError:
-        raise _not_started({"missing": "it is not installed"}) from None
-    found = version("antlr4-python3-runtime")
+        found = version("antlr4-python3-runtime")
+    except PackageNotFoundError as missing:
+        raise _not_started({"missing": str(missing)}) from None
     if found != ANTLR:
         raise _not_started({"antlr": found})
 

@@ -188,6 +188,30 @@ def test_math_verify_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert caught.value.name == "math_verify" and process.pid is None
 
 
+@pytest.mark.parametrize(
+    ("installed", "says"),
+    [
+        ({"math-verify": "0.9.0", "antlr4-python3-runtime": "4.11.0"}, "4.13.2, found 4.11.0"),
+        ({"math-verify": "0.9.0"}, "antlr4-python3-runtime"),
+        ({"antlr4-python3-runtime": ANTLR}, "needs math-verify"),
+    ],
+)
+def test_no_verdict_depends_on_what_is_installed(monkeypatch, installed, says) -> None:
+    """Also one that needs no math-verify is refused where it would be given otherwise."""
+
+    def version_of(name: str) -> str:
+        if name not in installed:
+            raise math_process.PackageNotFoundError(name)
+        return str(installed[name])
+
+    math_process.check_installed.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(math_process, "version", version_of)
+        with pytest.raises(ImportError, match=says):
+            grade_math(r"\boxed{x+1}", "1+x")
+    assert grade_math(r"\boxed{x+1}", "1+x").correct
+
+
 def test_it_may_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(math_process, "_START_SECONDS", 0.0)
     process = MathProcess()
