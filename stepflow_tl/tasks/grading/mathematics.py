@@ -26,7 +26,10 @@ import re
 from typing import NamedTuple
 
 from stepflow_tl.tasks.base import Grade
+from stepflow_tl.tasks.grading.arithmetic import constant
 from stepflow_tl.tasks.grading.choices import letter_in
+from stepflow_tl.tasks.grading.comparing import same_answer
+from stepflow_tl.tasks.grading.exact import Undefined, is_constant
 from stepflow_tl.tasks.grading.expressions import READ
 from stepflow_tl.tasks.grading.latex import (
     Ambiguous,
@@ -51,9 +54,8 @@ from stepflow_tl.tasks.grading.reading import (
     refused,
     shown,
 )
-from stepflow_tl.tasks.grading.shapes import Shape, read, same_answer
+from stepflow_tl.tasks.grading.shapes import Shape, read
 from stepflow_tl.tasks.grading.units import BareUnits, with_plain_words
-from stepflow_tl.tasks.grading.values import Undefined, constant, is_constant
 
 _SMALLEST = 1e-4  # below it math-verify's absolute tolerance makes numbers equal
 _OPTION = re.compile(

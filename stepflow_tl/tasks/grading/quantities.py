@@ -12,6 +12,7 @@ from fractions import Fraction
 
 from stepflow_tl.answers import last_boxed
 from stepflow_tl.tasks.base import Grade
+from stepflow_tl.tasks.grading.comparing import sole_number
 from stepflow_tl.tasks.grading.latex import Token, Unreadable, tokens_of, with_thousands
 from stepflow_tl.tasks.grading.reading import (
     Response,
@@ -22,7 +23,7 @@ from stepflow_tl.tasks.grading.reading import (
     refused,
     shown,
 )
-from stepflow_tl.tasks.grading.shapes import Shape, read, sole_number
+from stepflow_tl.tasks.grading.shapes import Shape, read
 from stepflow_tl.tasks.grading.units import is_unit, with_plain_words
 
 _LONGEST = 100  # digits

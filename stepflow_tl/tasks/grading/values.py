@@ -15,24 +15,29 @@ from __future__ import annotations
 import cmath
 import math
 import random
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from fractions import Fraction
-from functools import lru_cache
 from typing import Any
 
+from stepflow_tl.tasks.grading.arithmetic import (
+    DIGITS,
+    Arithmetic,
+    Complex,
+    Environment,
+    Precise,
+    constant,
+    defined,
+    mpmath_context,
+)
+from stepflow_tl.tasks.grading.exact import Undefined, exact, is_constant
 from stepflow_tl.tasks.grading.expressions import TRIGONOMETRIC, Node
-from stepflow_tl.tasks.grading.latex import TooLarge, Unreadable
+from stepflow_tl.tasks.grading.latex import Unreadable
 
 ROUNDED_DIGITS = 6
 """Significant digits from which on a decimal stands for the number that it is rounded from."""
 
-_BITS = 100_000  # of an exact number
-_LARGEST_POWER = 3e4  # binary digits of a value that is not exact
-_ALLOWANCE = 200_000  # operations of one comparison
-_LARGEST_FACTORIAL = 2000
 _CLOSE, _LOST = 1e-9, 1e-13
-_DIGITS, _SAME_DIGITS = 150, 120
+_SAME_DIGITS = 120
 _POINTS = (  # spans of the variables' values, and whether signs are mixed
     *[(0.3, 2.3, False)] * 4,
     *[(0.05, 0.95, False)] * 2,
@@ -47,365 +52,6 @@ _WIDE_POINTS = (  # whole numbers, too, and large ones: for functions whose rule
 )
 _ENOUGH = 4  # points where both are defined
 _PIECEWISE = frozenset(["abs", "floor", "ceiling", "max", "min", "root", "gcd", "lcm"])
-
-Environment = Mapping[str, Any]
-
-
-class _Work(threading.local):
-    """What is left of a comparison's allowance, in this thread."""
-
-    left = _ALLOWANCE
-
-
-_WORK = _Work()
-
-
-def allowance() -> None:
-    """Begin a comparison: its work is counted from here on."""
-    _WORK.left = _ALLOWANCE
-
-
-def _spend(amount: int) -> None:
-    _WORK.left -= amount
-    if _WORK.left < 0:
-        raise TooLarge("it takes too long to compare")
-
-
-class Undefined(Exception):
-    """An expression that has no value here."""
-
-
-def is_constant(node: Node) -> bool:
-    """Whether no variable, no function of one's own and no infinity is in it."""
-    return not any(
-        part.kind in ("symbol", "infinity") or (part.kind == "call" and part.name.endswith("()"))
-        for part in node.walk()
-    )
-
-
-def exact(node: Node) -> Fraction | None:
-    """A rational constant's value; None for anything else, or what would be too large.
-
-    Raises:
-        Undefined: It divides by zero.
-    """
-    _spend(1)
-    value = _exact(node)
-    if value is not None:
-        bits = max(value.numerator.bit_length(), value.denominator.bit_length())
-        _spend(bits // 500)
-        return value if bits <= _BITS else None
-    return None
-
-
-def _exact(node: Node) -> Fraction | None:
-    if node.kind == "number":
-        return node.value
-    if node.kind in ("degrees", "based"):
-        return exact(node.parts[0])
-    if node.kind not in ("sum", "product", "quotient", "power", "call"):
-        return None
-    values: list[Fraction] = []
-    for part in node.parts:
-        value = exact(part)
-        if value is None:
-            return None
-        values.append(value)
-    if node.kind == "call":
-        return _exact_call(node.name, values) if values else None
-    if node.kind == "sum":
-        return _exact_sum(values)
-    first, second = values
-    if node.kind == "product":
-        return first * second
-    if node.kind == "quotient":
-        if second == 0:
-            raise Undefined("it divides by zero")
-        return first / second
-    return _exact_power(first, second)
-
-
-def _exact_sum(values: list[Fraction]) -> Fraction | None:
-    total = Fraction(0)
-    for value in values:
-        total += value
-        bits = total.denominator.bit_length()
-        _spend(bits // 100)
-        if bits > _BITS:
-            return None
-    return total
-
-
-def _exact_power(base: Fraction, exponent: Fraction) -> Fraction | None:
-    if exponent.denominator != 1:
-        return _exact_root(base, exponent)
-    if base == 0 and exponent < 0:
-        raise Undefined("it divides by zero")
-    bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-    return base ** int(exponent) if bits * abs(exponent) <= _BITS else None
-
-
-def _exact_root(base: Fraction, exponent: Fraction) -> Fraction | None:
-    """A power whose exponent is a fraction: an exact root where there is one."""
-    degree = exponent.denominator
-    if (base < 0 and degree % 2 == 0) or degree > 64:
-        return None
-    sizes = [_whole_root(part, degree) for part in (abs(base.numerator), base.denominator)]
-    if None in sizes or (base == 0 and exponent < 0):
-        return None
-    above, below = (size for size in sizes if size is not None)
-    root = Fraction(above if base >= 0 else -above, below)
-    return _exact_power(root, Fraction(exponent.numerator))
-
-
-def _whole_root(number: int, degree: int) -> int | None:
-    """The whole root of a whole number; None where there is none."""
-    if degree == 2:
-        root = math.isqrt(number)
-    else:
-        low, high = 0, 1 << (number.bit_length() // degree + 1)
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if middle**degree <= number else (low, middle - 1)
-        root = low
-    return root if root**degree == number else None
-
-
-def _exact_call(name: str, values: list[Fraction]) -> Fraction | None:
-    first = values[0]
-    if name == "abs":
-        return abs(first)
-    if name == "root" and values[1].denominator == 1 and 2 <= values[1] <= 64:
-        return _exact_root(first, 1 / values[1])
-    if name in ("floor", "ceiling"):
-        return Fraction(math.floor(first) if name == "floor" else math.ceil(first))
-    if name in ("max", "min"):
-        return max(values) if name == "max" else min(values)
-    if not all(v.denominator == 1 and 0 <= v <= _LARGEST_FACTORIAL for v in values):
-        return None
-    whole = [int(v) for v in values]
-    if name == "factorial":
-        return Fraction(math.factorial(whole[0]))
-    if name == "binomial":
-        return Fraction(math.comb(*whole))
-    if name in ("gcd", "lcm"):
-        return Fraction(getattr(math, name)(*whole))
-    return None
-
-
-class _Arithmetic:
-    """Floating-point numbers of one kind, and what functions are with them."""
-
-    is_real = True
-    price = 1  # of an operation
-
-    def __init__(self, library: Any) -> None:
-        self.library = library
-        self.largest = 0.0  # of the terms of sums: what is lost where they cancel
-
-    def number(self, value: Fraction) -> Any:
-        return value.numerator / value.denominator
-
-    def kept(self, value: Any) -> Any:
-        if not abs(value) < math.inf:
-            raise Undefined("it is infinite")
-        return value
-
-    def sum(self, terms: list[Any]) -> Any:
-        self.largest = max(self.largest, *(float(abs(term)) for term in terms))
-        return self.kept(sum(terms))
-
-    def power(self, base: Any, exponent: Any) -> Any:
-        if base == 0 and exponent == 0:
-            return base * 0 + 1
-        if self.is_real and base < 0 and exponent != int(exponent):
-            raise Undefined("a power of a negative number")
-        return base**exponent
-
-    def root(self, value: Any, degree: Any) -> Any:
-        if degree == 2:
-            return self.library.sqrt(value)
-        if self.is_real and value < 0 and degree == int(degree) and int(degree) % 2:
-            return -self.root(-value, degree)
-        return self.power(value, 1 / degree)
-
-    def imaginary(self) -> Any:
-        raise Undefined("an imaginary number")
-
-    def call(self, name: str, values: list[Any]) -> Any:
-        library = self.library
-        first = values[0]
-        if name in _RECIPROCAL:
-            return 1 / getattr(library, _RECIPROCAL[name])(first)
-        if name in _LIBRARY:
-            return getattr(library, _LIBRARY[name])(first)
-        if name == "lg":
-            return library.log(first) / library.log(10)
-        if name == "abs":
-            return abs(first)
-        if not self.is_real:
-            raise Undefined(f"{name} of a complex number")
-        if name in ("max", "min"):
-            return max(values) if name == "max" else min(values)
-        if name in ("floor", "ceiling"):
-            return getattr(library, "floor" if name == "floor" else "ceil")(first) * 1.0
-        if name == "factorial":
-            return library.gamma(first + 1)
-        if name == "binomial":
-            gamma = library.gamma
-            return gamma(first + 1) / (gamma(values[1] + 1) * gamma(first - values[1] + 1))
-        raise Undefined(f"{name} has no value")
-
-    def unknown(self, name: str, values: list[Any]) -> Any:
-        """A function that nothing is known of: some smooth one, chosen by its name."""
-        rng = random.Random(name)
-        total = sum((rng.uniform(0.5, 1.5) * value for value in values), rng.uniform(0.1, 0.9))
-        return self.library.sin(total) + total * total * rng.uniform(0.2, 0.4)
-
-
-class _Complex(_Arithmetic):
-    is_real = False
-
-    def imaginary(self) -> Any:
-        return 1j
-
-    def power(self, base: Any, exponent: Any) -> Any:
-        return 1.0 if exponent == 0 else base**exponent
-
-
-class _Precise(_Arithmetic):
-    """Numbers of many digits; real ones until a root or logarithm makes them complex."""
-
-    is_real = False
-    price = 20
-
-    def __init__(self) -> None:
-        super().__init__(_mpmath())
-
-    def number(self, value: Fraction) -> Any:
-        return self.library.mpf(value.numerator) / value.denominator
-
-    def kept(self, value: Any) -> Any:
-        if not self.library.isfinite(value):
-            raise Undefined("it is infinite")
-        return value
-
-    def imaginary(self) -> Any:
-        return self.library.mpc(0, 1)
-
-    def root(self, value: Any, degree: Any) -> Any:
-        real = self.library.im(value) == 0 and self.library.im(degree) == 0
-        if real and self.library.re(value) < 0 and degree == int(degree) and int(degree) % 2:
-            return -self.root(-value, degree)
-        return super().root(value, degree)
-
-    def power(self, base: Any, exponent: Any) -> Any:
-        if base != 0 and abs(exponent) * (abs(self.library.log(abs(base), 2)) + 1) > _LARGEST_POWER:
-            raise TooLarge("a power is too large")
-        return self.library.power(base, exponent)
-
-    def call(self, name: str, values: list[Any]) -> Any:
-        first = values[0]
-        if name in ("factorial", "binomial"):
-            if any(abs(value) > _LARGEST_FACTORIAL for value in values):
-                raise TooLarge("a factorial is too large")
-            return getattr(self.library, name)(*values)
-        if name in ("floor", "ceiling"):
-            return getattr(self.library, "floor" if name == "floor" else "ceil")(first)
-        if name in ("exp", "sinh", "cosh") and abs(first) > _LARGEST_POWER:
-            raise TooLarge("a power is too large")
-        if name in ("max", "min"):
-            return max(values) if name == "max" else min(values)
-        return super().call(name, values)
-
-
-_RECIPROCAL = {"cot": "tan", "sec": "cos", "csc": "sin"}
-_RECIPROCAL |= {"coth": "tanh", "sech": "cosh", "csch": "sinh"}
-_LIBRARY = {
-    **{name: name for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "exp")},
-    **{"arcsin": "asin", "arccos": "acos", "arctan": "atan", "ln": "log", "log": "log"},
-    **{"arsinh": "asinh", "arcosh": "acosh", "artanh": "atanh"},
-}
-
-
-@lru_cache(maxsize=1)
-def _mpmath() -> Any:
-    """A context of mpmath of its own: nobody else's precision changes."""
-    from mpmath import MPContext
-
-    context = MPContext()
-    context.dps = _DIGITS
-    return context
-
-
-def _value(node: Node, at: Environment, numbers: _Arithmetic, sign: int) -> Any:
-    """The value of an expression.
-
-    Args:
-        node: The expression.
-        at: Values of variables.
-        numbers: In which numbers to reckon.
-        sign: 1 or -1: which of both signs plus-or-minus stands for.
-
-    Raises:
-        Undefined: It has none here.
-        Unreadable: It is too large.
-    """
-    _spend(numbers.price)
-    if node.kind == "number":
-        assert node.value is not None
-        return numbers.kept(numbers.number(node.value))
-    if node.kind == "symbol":
-        return at[node.name]
-    if node.kind in ("based", "infinity"):
-        raise Undefined(f"{node.kind} has no value")
-    if node.kind == "call" and not node.parts:
-        if node.name == "i":
-            return numbers.imaginary()
-        return numbers.library.pi if node.name == "pi" else numbers.library.e
-    parts = [_value(part, at, numbers, sign) for part in node.parts]
-    if node.kind == "degrees":
-        return parts[0] * numbers.library.pi / 180
-    if node.kind == "sign":
-        assert node.value is not None
-        return parts[0] * (sign * int(node.value))
-    if node.kind == "sum":
-        return numbers.sum(parts)
-    if node.kind == "call":
-        if node.name.endswith("()"):
-            return numbers.unknown(node.name, parts)
-        if node.name == "root":
-            return numbers.kept(numbers.root(*parts))
-        return numbers.kept(numbers.call(node.name, parts))
-    first, second = parts
-    if node.kind == "product":
-        return numbers.kept(first * second)
-    if node.kind == "quotient":
-        if second == 0:
-            raise Undefined("it divides by zero")
-        return numbers.kept(first / second)
-    return numbers.kept(numbers.power(first, second))
-
-
-def _defined(node: Node, at: Environment, numbers: _Arithmetic, sign: int) -> Any:
-    """The value; None where there is none."""
-    try:
-        return _value(node, at, numbers, sign)
-    except (Undefined, ValueError, ArithmeticError, TypeError):
-        return None
-
-
-def constant(node: Node) -> Any:
-    """The value of a constant to 150 digits, complex where it must be.
-
-    Raises:
-        Undefined: It has none.
-        Unreadable: It is too large.
-    """
-    try:
-        return _value(node, {}, _Precise(), 1)
-    except (ValueError, ArithmeticError, TypeError) as error:
-        raise Undefined(str(error)) from None
 
 
 def same_value(first: Node, second: Node) -> str | None:
@@ -464,7 +110,7 @@ def _same_constants(first: Node, second: Node) -> str | None:
     x, y = constant(first), constant(second)
     if _same_to_many_digits((first, second), {}, 1):
         return "equal to many digits"
-    library = _mpmath()
+    library = mpmath_context()
     if library.im(x) or library.im(y):
         return None
     return _rounded(first, second, one, y) or _rounded(second, first, two, x)
@@ -482,8 +128,8 @@ def _rounded(short: Node, long: Node, value: Fraction | None, of: Any) -> str | 
     if digits < ROUNDED_DIGITS and not (places >= ROUNDED_DIGITS and digits >= 4):
         return None
     if not isinstance(of, Fraction):
-        value = _mpmath().mpf(value.numerator) / value.denominator
-        half = _mpmath().mpf(10) ** -places / 2
+        value = mpmath_context().mpf(value.numerator) / value.denominator
+        half = mpmath_context().mpf(10) ** -places / 2
         return f"equal to {digits} digits" if abs(value - of) <= half else None
     close = abs(value - of) <= Fraction(1, 2) * Fraction(10) ** -places
     return f"equal to {digits} digits" if close else None
@@ -512,11 +158,11 @@ def _same_at_points(first: Node, second: Node) -> str | None:
     both = (first, second)
     names = sorted(first.symbols | second.symbols)
     signs = (1, -1) if first.has("sign") or second.has("sign") else (1,)
-    agree = None if _is_complex(both) else _agree(both, names, signs, lambda: _Arithmetic(math))
+    agree = None if _is_complex(both) else _agree(both, names, signs, lambda: Arithmetic(math))
     if agree is None:  # with i in it, or real at too few points
-        agree = _agree(both, names, signs, lambda: _Complex(cmath))
+        agree = _agree(both, names, signs, lambda: Complex(cmath))
     if agree is None:  # beyond the range of floating-point numbers
-        agree = _agree(both, names, signs, _Precise)
+        agree = _agree(both, names, signs, Precise)
     if not agree or not _confirmed(both, names, signs):
         return None
     return "equal at random points"
@@ -547,7 +193,7 @@ def _agree(
     both: tuple[Node, Node],
     names: list[str],
     signs: tuple[int, ...],
-    arithmetic: Callable[[], _Arithmetic],
+    arithmetic: Callable[[], Arithmetic],
 ) -> bool | None:
     """Whether they agree wherever both are defined; None where that is at too few points."""
     compared = 0
@@ -555,7 +201,7 @@ def _agree(
         at = _point(names, *span)
         for sign in signs:
             numbers = arithmetic()
-            one, two = (_defined(node, at, numbers, sign) for node in both)
+            one, two = (defined(node, at, numbers, sign) for node in both)
             if one is None or two is None:
                 continue
             if abs(one - two) > _CLOSE * max(abs(one), abs(two)) + _LOST * numbers.largest:
@@ -578,7 +224,7 @@ def _point(
 
 def _confirmed(both: tuple[Node, Node], names: list[str], signs: tuple[int, ...]) -> bool:
     """Whether they agree to many digits, too, at a point where both are defined."""
-    library = _mpmath()
+    library = mpmath_context()
     for number, (low, high, mixed) in enumerate(_POINTS[::3]):
         point = _point(names, number, low, high, mixed)
         at = {name: library.mpf(value) for name, value in point.items()}
@@ -594,16 +240,16 @@ def _same_to_many_digits(both: tuple[Node, Node], at: Environment, sign: int) ->
 
     What is left of a sum whose terms cancel is zero if it shrinks as more digits are reckoned with.
     """
-    library = _mpmath()
-    one, two = (_defined(node, at, _Precise(), sign) for node in both)
+    library = mpmath_context()
+    one, two = (defined(node, at, Precise(), sign) for node in both)
     if one is None or two is None:
         return None
     apart, size = abs(one - two), max(abs(one), abs(two))
     if apart == 0 and size == 0:
         return True
     before = 0 if size == 0 else max(0, int(library.log(size, 10)))
-    with library.workdps(2 * _DIGITS + 2 * before):
-        one, two = (_defined(node, at, _Precise(), sign) for node in both)
+    with library.workdps(2 * DIGITS + 2 * before):
+        one, two = (defined(node, at, Precise(), sign) for node in both)
         if one is None or two is None:
             return None
         finer = abs(one - two)
@@ -622,8 +268,8 @@ def proportional(first: Node, second: Node) -> int:
         return 0
     ratios = []
     for span in _points_for(both):
-        numbers = _Arithmetic(math)
-        one, two = (_defined(node, _point(names, *span), numbers, 1) for node in both)
+        numbers = Arithmetic(math)
+        one, two = (defined(node, _point(names, *span), numbers, 1) for node in both)
         if one is None or two is None:
             continue
         if min(abs(one), abs(two)) <= _CLOSE * numbers.largest:  # zero, as far as can be told
@@ -638,12 +284,12 @@ def proportional(first: Node, second: Node) -> int:
 
 def _is_constant_ratio(both: tuple[Node, Node], names: list[str]) -> bool:
     """Whether the ratio is the same to many digits: x - 59047 and x - 59048 are nearly alike."""
-    library = _mpmath()
+    library = mpmath_context()
     values = []
     for span in _points_for(both):
         point = _point(names, *span)
         at = {name: library.mpf(value) for name, value in point.items()}
-        one, two = (_defined(node, at, _Precise(), 1) for node in both)
+        one, two = (defined(node, at, Precise(), 1) for node in both)
         if one is not None and two is not None:
             values.append((one, two))
     (one, two), *others = values or [(0, 0)]
