@@ -31,7 +31,8 @@ def solve_batch(
     Returns:
         One row per cell, with the columns of `stepflow_tl.sweep.store.COLUMNS`.
     """
-    votes = [task.vote(cell.item) for cell in batch.cells]
+    is_vote = batch.arm.strategy.traces_per_answer > 1
+    votes = [task.vote(cell.item) for cell in batch.cells] if is_vote else []
     with warnings.catch_warnings():
         # One batch may well be too short for an intervention; the sweep warns of whole arms.
         warnings.simplefilter("ignore", InterventionWarning)
@@ -41,8 +42,8 @@ def solve_batch(
                 [task.ask(cell.item, batch.seed) for cell in batch.cells],
                 decoding,
                 seed=batch.seed,
-                same_answer=[vote.same for vote in votes],
-                read_answer=[vote.read for vote in votes],
+                same_answer=[vote.same for vote in votes] or task.same_answer,
+                read_answer=[vote.read for vote in votes] or task.read_answer,
             )
     shared = {
         "arm": batch.arm.label,

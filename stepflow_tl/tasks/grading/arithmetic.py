@@ -40,7 +40,7 @@ class Arithmetic:
             Undefined: It is infinite.
         """
         if not abs(value) < math.inf:
-            raise Undefined("it is infinite")
+            raise Undefined("it is not finite")
         return value
 
     def sum(self, terms: list[Any]) -> Any:
@@ -53,7 +53,7 @@ class Arithmetic:
         if base == 0 and exponent == 0:
             return base * 0 + 1
         if self.is_real and base < 0 and exponent != int(exponent):
-            raise Undefined("a power of a negative number")
+            raise Undefined("a power of a negative number is not real")
         return base**exponent
 
     def root(self, value: Any, degree: Any) -> Any:
@@ -66,7 +66,7 @@ class Arithmetic:
 
     def imaginary(self) -> Any:
         """The imaginary unit."""
-        raise Undefined("an imaginary number")
+        raise Undefined("an imaginary number is no real one")
 
     def call(self, name: str, values: list[Any]) -> Any:
         """A function's value."""
@@ -81,7 +81,7 @@ class Arithmetic:
         if name == "abs":
             return abs(first)
         if not self.is_real:
-            raise Undefined(f"{name} of a complex number")
+            raise Undefined(f"{name} is not known of a complex number")
         if name in ("max", "min"):
             return max(values) if name == "max" else min(values)
         if name in ("floor", "ceiling"):
@@ -134,7 +134,7 @@ class Precise(Arithmetic):
             Undefined: It is infinite.
         """
         if not self.library.isfinite(value):
-            raise Undefined("it is infinite")
+            raise Undefined("it is not finite")
         return value
 
     def imaginary(self) -> Any:
@@ -151,7 +151,7 @@ class Precise(Arithmetic):
     def power(self, base: Any, exponent: Any) -> Any:
         """A power."""
         if base != 0 and abs(exponent) * (abs(self.library.log(abs(base), 2)) + 1) > _LARGEST_POWER:
-            raise TooLarge("a power is too large")
+            raise TooLarge("a power is too large, and was not reckoned")
         return self.library.power(base, exponent)
 
     def call(self, name: str, values: list[Any]) -> Any:
@@ -159,12 +159,12 @@ class Precise(Arithmetic):
         first = values[0]
         if name in ("factorial", "binomial"):
             if any(abs(value) > LARGEST_FACTORIAL for value in values):
-                raise TooLarge("a factorial is too large")
+                raise TooLarge("a factorial is too large, and was not reckoned")
             return getattr(self.library, name)(*values)
         if name in ("floor", "ceiling"):
             return getattr(self.library, "floor" if name == "floor" else "ceil")(first)
         if name in ("exp", "sinh", "cosh") and abs(first) > _LARGEST_POWER:
-            raise TooLarge("a power is too large")
+            raise TooLarge("a power is too large, and was not reckoned")
         if name in ("max", "min"):
             return max(values) if name == "max" else min(values)
         return super().call(name, values)
@@ -233,7 +233,7 @@ def _value(node: Node, at: Environment, numbers: Arithmetic, sign: int) -> Any:
         return numbers.kept(first * second)
     if node.kind == "quotient":
         if second == 0:
-            raise Undefined("it divides by zero")
+            raise Undefined("it divides by zero, and has no value")
         return numbers.kept(first / second)
     return numbers.kept(numbers.power(first, second))
 

@@ -27,7 +27,7 @@ def same_answer(gold: Shape, answer: Shape) -> str | None:
     try:
         return _same_answer(gold, answer)
     except RecursionError:
-        raise TooLarge("it is nested too deeply") from None
+        raise TooLarge("it is nested too deeply, and was not compared") from None
 
 
 def _same_answer(gold: Shape, answer: Shape) -> str | None:
@@ -144,7 +144,7 @@ class _Comparison:
         if len(right) != len(left):
             return None
         if len(right) > _LONGEST_LIST:
-            raise TooLarge(f"a list of over {_LONGEST_LIST} elements in any order")
+            raise TooLarge(f"a list of over {_LONGEST_LIST} elements is not compared in any order")
         for one in right:
             for at, two in enumerate(left):
                 rule = self.same(one, two)
@@ -159,7 +159,7 @@ class _Comparison:
     def _different(self, items: Sequence[Shape]) -> list[Shape]:
         found: list[Shape] = []
         if len(items) > _LONGEST_LIST:
-            raise TooLarge(f"a set of over {_LONGEST_LIST} elements")
+            raise TooLarge(f"a set of over {_LONGEST_LIST} elements is not compared")
         for item in items:
             if all(self.same(other, item) is None for other in found):
                 found.append(item)
@@ -393,9 +393,9 @@ def sole_number(shape: Shape) -> Fraction | None:
         if shape.kind != "value" or shape.node is None or not is_constant(shape.node):
             return None
         if shape.node.has("based", "sign"):
-            raise Ambiguous("a number to another base, or with both signs")
+            raise Ambiguous("a number to another base, or with both signs, is no single number")
         return exact(shape.node)
     except Undefined as why:
         raise Unreadable(str(why)) from None
     except RecursionError:
-        raise TooLarge("it is nested too deeply") from None
+        raise TooLarge("it is nested too deeply, and was not compared") from None

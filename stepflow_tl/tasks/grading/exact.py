@@ -36,7 +36,7 @@ def spend(amount: int) -> None:
     """
     _WORK.left -= amount
     if _WORK.left < 0:
-        raise TooLarge("it takes too long to compare")
+        raise TooLarge("it could not be compared in the time that is allowed")
 
 
 class Undefined(Exception):
@@ -88,7 +88,7 @@ def _exact(node: Node) -> Fraction | None:
         return first * second
     if node.kind == "quotient":
         if second == 0:
-            raise Undefined("it divides by zero")
+            raise Undefined("it divides by zero, and has no value")
         return first / second
     return _exact_power(first, second)
 
@@ -108,7 +108,7 @@ def _exact_power(base: Fraction, exponent: Fraction) -> Fraction | None:
     if exponent.denominator != 1:
         return _exact_root(base, exponent)
     if base == 0 and exponent < 0:
-        raise Undefined("it divides by zero")
+        raise Undefined("it divides by zero, and has no value")
     bits = max(base.numerator.bit_length(), base.denominator.bit_length())
     return base ** int(exponent) if bits * abs(exponent) <= _BITS else None
 

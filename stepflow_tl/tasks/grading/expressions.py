@@ -128,7 +128,7 @@ def _derivative(above: Node, below: Node) -> Node | None:
         ):
             over, under = (node.parts[1].name for node in (above, below))
             return Node("symbol", f"{sign.name}{over}/{sign.name}{under}")
-        raise Unreadable("a derivative")
+        raise Unreadable("this kind of derivative is not read")
     return None
 
 
@@ -175,7 +175,7 @@ class _Parser:
 
     def _expect(self, sign: str) -> None:
         if not self._takes(sign):
-            raise Unreadable(f"{sign!r} is missing")
+            raise Unreadable(f"{sign!r} was not found")
 
     def sum(self) -> Node:
         self._deeper()
@@ -188,7 +188,7 @@ class _Parser:
     def _deeper(self) -> None:
         self.depth += 1
         if self.depth > _DEEPEST:
-            raise TooLarge(f"it is nested deeper than {_DEEPEST}")
+            raise TooLarge(f"it is nested deeper than {_DEEPEST}, and not read")
 
     def _sign(self) -> int | str | None:
         """1, -1, "pm" or "mp" where one is next."""
@@ -201,7 +201,7 @@ class _Parser:
     def _signed(self, sign: int | str) -> Node:
         while (more := self._sign()) is not None:  # 3 + -2
             if isinstance(sign, str) or isinstance(more, str):
-                raise Unreadable("two signs side by side")
+                raise Unreadable("two signs side by side are not read")
             sign *= more
         term = self._product()
         if isinstance(sign, str):
@@ -217,7 +217,7 @@ class _Parser:
         start = self.at
         while (token := self.next) is not None:
             if self.at - start > _MOST_FACTORS:
-                raise TooLarge(f"a product of over {_MOST_FACTORS} tokens")
+                raise TooLarge(f"a product of over {_MOST_FACTORS} tokens is not read")
             if token.is_command("cdot", "times") or token.is_sign("\\*"):
                 self.at += 1
                 left = Node("product", parts=(left, self._negated_power()))
@@ -253,7 +253,7 @@ class _Parser:
             or (before is not None and not before.is_sign("-", "+", "(", "{", "["))
             or int(tokens[2].text) == 0
         ):
-            raise Ambiguous("several numbers stand side by side")
+            raise Ambiguous("several numbers side by side are no single one")
         self.at += 3
         return self._whole_and(whole, Fraction(int(tokens[0].text), int(tokens[2].text)))
 
@@ -305,7 +305,7 @@ class _Parser:
             elif token.is_sign("!"):
                 self.at += 1
                 if self.next is not None and self.next.is_sign("!"):
-                    raise Unreadable("a double factorial")
+                    raise Unreadable("a double factorial is not read")
                 base = call("factorial", base)
             elif token.is_sign("%"):
                 self.at += 1
@@ -371,13 +371,13 @@ class _Parser:
                 return self._fenced(token.text, _FENCES[token.text])
             if token.text == "|":
                 return self._absolute()
-            raise Unreadable(f"{token.text!r} begins nothing")
+            raise Unreadable(f"{token.text!r} begins no value")
         return self._command(token.text)
 
     def _number(self, text: str) -> Node:
         exponent = text.lower().partition("e")[2]
         if exponent and abs(int(exponent)) > _LARGEST_EXPONENT:
-            raise Unreadable(f"the exponent {exponent} is out of range")
+            raise Unreadable(f"the exponent {exponent} is not in range")
         value = number(Fraction(text), text)
         if self._takes("_"):
             return Node("based", self._index_text(), (value,))
@@ -479,7 +479,7 @@ class _Parser:
         """What stands below: its characters, without braces and blanks."""
         token = self.next
         if token is None:
-            raise Unreadable("an index is missing")
+            raise Unreadable("an index was not found")
         self.at += 1
         if not token.is_sign("{"):
             return token.text
@@ -521,7 +521,7 @@ class _Parser:
         if name in _FLOORS:
             inside = self.sum()
             if self._takes_command(_FLOORS[name]) is None:
-                raise Unreadable(f"\\{_FLOORS[name]} is missing")
+                raise Unreadable(f"\\{_FLOORS[name]} was not found")
             return call("floor" if name == "lfloor" else "ceiling", inside)
         if name == "pi":
             return call("pi")
@@ -568,7 +568,7 @@ class _Parser:
         argument = self._function_argument()
         if base is not None:
             if name != "log":
-                raise Unreadable(f"\\{name} with an index")
+                raise Unreadable(f"\\{name} with an index is not read")
             node = Node("quotient", parts=(call("ln", argument), call("ln", base)))
         else:
             node = call(name, argument)
@@ -578,7 +578,7 @@ class _Parser:
         r"""In brackets, or the product of factors that follow: ``\sin 2x \cos x``."""
         token = self.next
         if token is None:
-            raise Unreadable("a function of nothing")
+            raise Unreadable("a function has no argument")
         if token.is_sign("(", "["):
             return self._fenced(token.text, _FENCES[token.text])
         sign = -1 if self._takes("-") else 1

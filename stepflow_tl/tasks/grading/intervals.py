@@ -54,7 +54,7 @@ def _interval(shape: Shape) -> list[Span] | None:
     has_low, has_high = shape.text[0] == "[", shape.text[1] == "]"
     is_low, is_high = low.has("infinity"), high.has("infinity")
     if (is_low and infinity_of(low) > 0) or (is_high and infinity_of(high) < 0):
-        raise Unreadable("an interval whose ends are exchanged")
+        raise Unreadable("an interval whose ends are exchanged is not read")
     return [
         Span(
             None if is_low else low,

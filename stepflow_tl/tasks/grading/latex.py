@@ -152,9 +152,9 @@ def tokens_of(answer: str) -> list[Token]:
     try:
         found = _combined(_Reader().read(_plain(_HALF_DAY.sub(r"\1m", answer))))
     except RecursionError:
-        raise TooLarge("it is nested too deeply") from None
+        raise TooLarge("it is nested too deeply, and not read") from None
     if len(found) > _MOST_TOKENS:
-        raise TooLarge(f"it has over {_MOST_TOKENS} tokens")
+        raise TooLarge(f"it has over {_MOST_TOKENS} tokens, and is not read")
     while len(found) > 1 and found[-1].is_sign(".", ",", ";"):
         found.pop()
     return found

@@ -212,21 +212,23 @@ def _alone(match: re.Match[str], before: str, after: str, cleaned: str) -> tuple
     written = match.group().strip()
     around = f"{before[-12:]}{match.group()}{after[:12]}".strip()
     if _DENIED.search(before):
-        raise _NoNumber("denied", around)
+        raise _NoNumber("denied, and no answer", around)
     letters = re.match("[A-Za-z]+", after)
     if letters is not None and _is_variable(letters.group()):
-        raise _NoNumber("a number times a variable", around)
+        raise _NoNumber("a number times a variable, and no number", around)
     is_part = _PART_OF.search(before) is not None and not _ALONE_IN_BRACKETS.search(before)
     if is_part or _GOES_ON.match(after):
         return _in_expression(match, cleaned, around)
     part = _PART_BEFORE.search(before)
     if part is not None and is_unit(part[1]) and _unit_after(after):
-        raise _NoNumber("one of several parts", around)
+        raise _NoNumber("one of several parts, and no number of its own", around)
     if match["below"] and re.search(r"[0-9]\s(?:and|plus)\s$", before):
-        raise _NoNumber("one of several parts", around)
+        raise _NoNumber("one of several parts, and no number of its own", around)
     value = _value(match)
     if value is None:
-        raise _NoNumber(f"over {_LONGEST} digits, or divided by zero", written[:_LONGEST])
+        raise _NoNumber(
+            f"over {_LONGEST} digits, or divided by zero, and not read", written[:_LONGEST]
+        )
     scale = _SCALE.match(after)
     if scale is not None:
         return f"{written}{scale.group()}", value * _SCALES[scale[1].lower()]
@@ -246,16 +248,16 @@ def _in_expression(match: re.Match[str], cleaned: str, around: str) -> tuple[str
     end = end if behind is None else behind.end()
     text = cleaned[start:end].strip(" \n.,")
     if text[:1] == "x" or text[-1:] == "x":
-        raise _NoNumber("a part of an expression", around)
+        raise _NoNumber("a part of an expression, and no number of its own", around)
     outside = cleaned[max(0, start - 12) : start].rstrip(), cleaned[end : end + 12].lstrip()
     if re.search(r"[<>≤≥≠=±√π\\_–'’:₀-₉]$|\b(?:sqrt|ln|log|exp|sin|cos|tan|pi)$", outside[0]) and (
         not outside[0].endswith("=")
     ):
-        raise _NoNumber("a part of an expression", around)
+        raise _NoNumber("a part of an expression, and no number of its own", around)
     if re.search(r"[A-Za-z]$", outside[0]) and not re.search(r"(?:^|\s)[A-Za-z]{2,}$", outside[0]):
-        raise _NoNumber("a part of an expression", around)
+        raise _NoNumber("a part of an expression, and no number of its own", around)
     if re.match(rf"[<>≤≥±\\_–:'’₀-₉½¼¾]|[A-Za-z](?![A-Za-z])|{_NAMES}\b", outside[1]):
-        raise _NoNumber("a part of an expression", around)
+        raise _NoNumber("a part of an expression, and no number of its own", around)
     try:
         return text, _in_box(clean(text))[1]
     except _NoNumber as why:

@@ -97,12 +97,12 @@ def read(tokens: Sequence[Token], *, bare: BareUnits) -> Shape:
     try:
         return _read(tokens, bare)
     except RecursionError:
-        raise TooLarge("it is nested too deeply") from None
+        raise TooLarge("it is nested too deeply, and not read") from None
 
 
 def _read(tokens: Sequence[Token], bare: BareUnits) -> Shape:
     if len(tokens) > _MOST_TOKENS:
-        raise TooLarge(f"it has over {_MOST_TOKENS} tokens")
+        raise TooLarge(f"it has over {_MOST_TOKENS} tokens, and is not read")
     reader = _Reader(bare)
     pieces, joins = _split(tokens)
     if _is_quantity(pieces[0]):
@@ -120,7 +120,7 @@ def _read(tokens: Sequence[Token], bare: BareUnits) -> Shape:
         pieces = [*pieces[:first], pieces[first][: conditions[first]]]
     pieces = [piece for piece in pieces if piece]
     if not pieces:
-        raise Unreadable("nothing is left of it")
+        raise Unreadable("no value is left of it")
     shapes = [reader.element(piece) for piece in pieces]
     parameter = ""
     while len(shapes) > 1 and joins[len(shapes) - 2 :][:1] == [","]:
@@ -176,7 +176,7 @@ def _both_signs(shape: Shape) -> tuple[Shape, ...]:
     if not any(value.node is not None and value.node.has("sign") for value in shape.values()):
         return (shape,)
     if shape.chain and len(shape.chain) > 2:
-        raise Unreadable("several equations with both signs")
+        raise Unreadable("several equations with both signs are not read")
     return tuple(_with_sign(shape, sign) for sign in (1, -1))
 
 
@@ -283,7 +283,7 @@ class _Reader:
         """One element of a list: a body, with a name before it, or a relation."""
         self.depth += 1
         if self.depth > _DEEPEST:
-            raise TooLarge(f"it is nested deeper than {_DEEPEST}")
+            raise TooLarge(f"it is nested deeper than {_DEEPEST}, and not read")
         try:
             return self._element(tokens)
         finally:
@@ -338,7 +338,7 @@ class _Reader:
         """What has no name and is in no list."""
         tokens = _without_leads(tokens)
         if not tokens:
-            raise Unreadable("a side is empty")
+            raise Unreadable("a side has no value")
         unions = _split_at(tokens, lambda token: token.is_command("cup"))
         if len(unions) > 1:
             return Shape("union", tuple(self.body(part) for part in unions))
@@ -402,10 +402,10 @@ class _Reader:
             if len(named) == 1 or named[1:] == ["in", "reals"]:
                 return self.element(inside[bars[0] + 1 :])
         if bars:
-            raise Unreadable("a set by a rule")
+            raise Unreadable("a set by a rule is not read")
         parts = _split_at(inside, lambda token: token.is_sign(",", ";"))
         if any(not part for part in parts):
-            raise Unreadable("an element of a set is empty")
+            raise Unreadable("an element of a set has no value")
         shapes = [self.element(part) for part in parts]
         return Shape("set", tuple(each for shape in shapes for each in _both_signs(shape)))
 
@@ -419,7 +419,7 @@ class _Reader:
             if all(len(row) == 2 for row in cells):
                 rows_ = (Shape("list", tuple(self.cell(cell) for cell in row)) for row in cells)
                 return Shape("cases", tuple(rows_))
-            raise Unreadable(f"{name} of several columns")
+            raise Unreadable(f"{name} of several columns is not read")
         if not is_matrix or len({len(row) for row in cells}) != 1:
             raise Unreadable(f"{name} is not read here")
         return Shape(
@@ -430,7 +430,7 @@ class _Reader:
 
 def _kept(cell: list[Token]) -> list[Token]:
     if not cell:
-        raise Unreadable("an entry is empty")
+        raise Unreadable("an entry has no value")
     return cell
 
 

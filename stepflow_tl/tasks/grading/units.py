@@ -330,7 +330,7 @@ def _is_tail(tokens: Sequence[Token]) -> bool:
     for at, token in enumerate(tokens):
         if token.kind in ("word", "letter"):
             if token.upright and token.text.lower() in _CHANGES_THE_VALUE:
-                raise Ambiguous(f"{token.text!r} behind a value")
+                raise Ambiguous(f"{token.text!r} behind a value leaves no single one")
             continue
         if token.is_command("mu", "Omega", "cdot", "circ", "times", "frac"):
             continue
@@ -345,7 +345,7 @@ def _is_tail(tokens: Sequence[Token]) -> bool:
             ):
                 continue
             if at and all(t.upright for t in tokens[:at] if t.kind == "word") and tokens[0].upright:
-                raise Ambiguous("several values with words between them")
+                raise Ambiguous("several values with words between them are no single one")
         return False
     return True
 

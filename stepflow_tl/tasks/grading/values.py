@@ -93,7 +93,7 @@ def infinity_of(node: Node) -> int:
         value = exact(node.parts[0])
         if value:
             return 1 if value > 0 else -1
-    raise Unreadable("it reckons with infinity")
+    raise Unreadable("infinity is no number to reckon with")
 
 
 def _same_constants(first: Node, second: Node) -> str | None:
