@@ -66,8 +66,10 @@ def main() -> None:
                 seconds = time.perf_counter() - start
                 best[grader.__name__] = min(best.get(grader.__name__, seconds), seconds)
     right = [expected for _, _, expected in given]
-    print(f"{len(given)} items, {sum(right)} of them right; {args.workers} processes of ")
-    print(f"{os.cpu_count()} cores; the best of {args.rounds} rounds")
+    print(
+        f"{len(given)} items, {sum(right)} of them right; {args.workers} processes on "
+        f"{os.cpu_count()} cores; the best of {args.rounds} rounds"
+    )
     for name, seconds in best.items():
         pairs = list(zip(verdicts[name], right, strict=True))
         accepts = sum(said and not is_right for said, is_right in pairs)
