@@ -61,6 +61,18 @@ def test_code_is_refused_before_anything_is_decoded(tiny_model, tmp_path):
     assert not (tmp_path / "s.sqlite").exists()
 
 
+def test_a_vote_on_hidden_tests_is_refused_before_anything_is_decoded(tiny_model, tmp_path):
+    path = tmp_path / "mine.jsonl"
+    tests = '[{\\"input\\": \\"1\\", \\"output\\": \\"1\\"}]'
+    path.write_text(f'{{"question": "One?", "tests": "{tests}"}}')
+    mine = Benchmark(path=path, kind="code", allow_code_execution=True)
+    sweep = small(tiny_model, problems=mine, decoding=SAMPLED, strategy=SelfConsistency(k=2))
+    with counted(tiny_model) as sizes, pytest.raises(BenchmarkError, match="public examples"):
+        sweep.run(tmp_path / "s.sqlite")
+    assert sizes == []
+    assert len(small(tiny_model, problems=mine).run(tmp_path / "s.sqlite")) == 3
+
+
 def test_no_file_and_no_store_allows_code_to_be_run(folder, tmp_path):
     path = tmp_path / "s.sqlite"
     allowed = replace(CODE, allow_code_execution=True)
