@@ -22,6 +22,7 @@ _PLAIN: dict[int, str] = {  # full-width signs and letters, mathematical letters
     code: unicodedata.normalize("NFKC", chr(code))
     for code in (*range(0xFF01, 0xFF5F), *range(0x1D400, 0x1D6A4))
 }
+_PLAIN |= {ord("【"): "(", ord("】"): ")"}
 _FONTS = (
     r"\\(?:text|textbf|textit|textrm|mathbf|mathrm|mathsf|mathit|boldsymbol|bm|bf|rm|left|right)"
     r"(?![A-Za-z])"
@@ -128,7 +129,8 @@ _RETRACTED = re.compile(
     r"\b(?:wait|correction|on\ssecond\sthought|scratch\sthat|i\smade\sa\smistake)\b", re.IGNORECASE
 )
 _LAST_LINE = re.compile(
-    r"[#\s]*(?:(?:\*\*|__)\s{0,3}([(\[]?[A-Z](?:[)\].:].{0,300})?)\s{0,3}(?:\*\*|__)|\[\[([A-Z])\]\])\.?"
+    r"[#\s]*(?:(?:\*\*|__)\s{0,3}([(\[]?[A-Z](?:[)\].:].{0,300})?)\s{0,3}(?:\*\*|__)|\[\[([A-Z])\]\]"
+    r"|(?i:option|choice)\s([(\[]?[A-Z][)\]]?))\.?"
 )
 
 
@@ -255,7 +257,7 @@ def _in_a_tag(said: str, parts: ResponseParts) -> _Stated | Grade | None:
 def _in_bold(said: str, parts: ResponseParts) -> _Stated | None:
     lines = said.strip().rsplit("\n", 1)
     found = _LAST_LINE.fullmatch(lines[-1].strip())
-    letter = None if found is None else letter_in(found[1] or found[2])
+    letter = None if found is None else letter_in(found[1] or found[2] or found[3])
     if letter is None:
         return None
     where = f"the last line, {shown(clean(lines[-1]))},{parts.of_said}"
