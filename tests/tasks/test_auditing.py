@@ -24,16 +24,6 @@ CODE = {
 }
 
 
-@pytest.fixture
-def written(tmp_path):
-    def write(*rows, name="said.jsonl"):
-        path = tmp_path / name
-        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-        return path
-
-    return write
-
-
 def test_disagreements_come_first(written):
     audit = audit_file(written(*ROWS))
     assert [row.grade.correct for row in audit.rows] == [True, False, True, False, True, False]
@@ -57,7 +47,7 @@ def test_only_some_are_shown(written):
 
 def test_code_is_run_only_where_it_may(written):
     path = written(CODE)
-    with pytest.raises(BenchmarkError, match="said.jsonl, row 1: grading code runs what the model"):
+    with pytest.raises(BenchmarkError, match="mine.jsonl, row 1: grading code runs what the model"):
         audit_file(path)
     audit = audit_file(path, allow_code_execution=True)
     assert audit.disagreements == audit.rows and audit.rows[0].grade.rule == "the tests"
@@ -97,7 +87,7 @@ def test_a_wrong_row_is_named_or_skipped(written, row, says):
         audit_file(path, allow_code_execution=True)
     audit = audit_file(path, allow_code_execution=True, on_error="skip")
     assert len(audit.rows) == 1 and len(audit.skipped) == 1
-    assert "skipped 1 rows: said.jsonl, row 2: " in audit.text()
+    assert "skipped 1 rows: mine.jsonl, row 2: " in audit.text()
 
 
 def test_settings_that_cannot_be(written, unchecked):

@@ -154,6 +154,7 @@ class _Parser:
 
     def __init__(self, tokens: list[Token]) -> None:
         self.tokens, self.at, self.depth = tokens, 0, 0
+        self.bars = 0  # absolute values that are open
 
     @property
     def next(self) -> Token | None:
@@ -293,8 +294,6 @@ class _Parser:
                 return self.bars == 0
             return token.text in ("(", "[", "{", "\\{")
         return token.text not in ("pm", "mp", "cdot", "times", "div", "rfloor", "rceil", "circ")
-
-    bars = 0  # absolute values that are open
 
     def _power(self) -> Node:
         base = self._atom()

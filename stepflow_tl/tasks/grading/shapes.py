@@ -208,18 +208,24 @@ def _word(tokens: Sequence[Token], at: int, words: frozenset[str]) -> int:
     return end - at if run.lower() in words and end - at > 1 and token.spaced else 0
 
 
+def _deeper_by(token: Token) -> int:
+    """1 for what opens a bracket or an environment, -1 for what closes one, else 0."""
+    opens = token.is_sign(*_OPENS) or token.is_command("langle", "lfloor", "lceil")
+    closes = token.is_sign(*_CLOSES) or token.is_command("rangle", "rfloor", "rceil")
+    if token.kind == "command":
+        opens = opens or token.text.startswith("begin ")
+        closes = closes or token.text.startswith("end ")
+    return opens - closes
+
+
 def _outside(tokens: Sequence[Token]) -> Iterator[tuple[int, Token]]:
     """Tokens outside all brackets and environments."""
     depth = 0
     for at, token in enumerate(tokens):
-        is_open = token.is_sign(*_OPENS) or token.is_command("langle", "lfloor", "lceil")
-        is_close = token.is_sign(*_CLOSES) or token.is_command("rangle", "rfloor", "rceil")
-        if token.kind == "command":
-            is_open = is_open or token.text.startswith("begin ")
-            is_close = is_close or token.text.startswith("end ")
-        if depth == 0 and not is_open and not is_close:
+        change = _deeper_by(token)
+        if depth == 0 and change == 0:
             yield at, token
-        depth += is_open - is_close
+        depth += change
 
 
 def _split(tokens: Sequence[Token]) -> tuple[list[list[Token]], list[str]]:
@@ -442,12 +448,7 @@ def _closes_at_end(tokens: Sequence[Token]) -> bool:
     """Whether the bracket that opens first closes last."""
     depth = 0
     for at, token in enumerate(tokens):
-        is_open = token.is_sign(*_OPENS) or token.is_command("langle", "lfloor", "lceil")
-        is_close = token.is_sign(*_CLOSES) or token.is_command("rangle", "rfloor", "rceil")
-        if token.kind == "command":
-            is_open = is_open or token.text.startswith("begin ")
-            is_close = is_close or token.text.startswith("end ")
-        depth += is_open - is_close
+        depth += _deeper_by(token)
         if depth == 0:
             return at == len(tokens) - 1
     return False
