@@ -28,9 +28,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
 from stepflow_tl import OddsEqualBridge, StepFlow, StepMomentum, load_model
+from stepflow_tl.chat import prompt_text
 from stepflow_tl.models import decode
-from stepflow_tl.reasoner import WEIGHTS, make_problems
-from stepflow_tl.reasoner.tokenizer import prompt_text
+from stepflow_tl.reasoner import WEIGHTS
+from stepflow_tl.tasks.word_problems import make_problems
 
 FLOWS = {
     "plain": StepFlow(),
@@ -89,7 +90,8 @@ def texts(tokenizer: Any, batch: int, prompt: int, tokens: int) -> Tensor:
     rows = []
     for row in range(batch):
         own = problems[row::batch]
-        question = prompt_text(" ".join(problem.question for problem in own[: prompt // 40]))
+        question = " ".join(problem.question for problem in own[: prompt // 40])
+        question = prompt_text(tokenizer, question)
         thinking = " ".join(problem.thinking for problem in own[: 2 + tokens // 20])
         asked, thought = (
             tokenizer(text, add_special_tokens=False)["input_ids"] for text in (question, thinking)

@@ -31,7 +31,7 @@ from stepflow_tl import (
 )
 from stepflow_tl.formats import resolve_format
 from stepflow_tl.models import decode, pad_token_id
-from stepflow_tl.reasoner import make_problems
+from stepflow_tl.tasks.word_problems import make_problems
 from stepflow_tl.tracking import declare_prompts
 
 FLOWS = {

@@ -26,10 +26,10 @@ from stepflow_tl.plots import (
     figure_token_and_step_maps,
     save_figure,
 )
-from stepflow_tl.reasoner import Problem, Verdict, grade
 from stepflow_tl.saliency import step_saliency, token_saliency
 from stepflow_tl.statistics import PairedOutcome, compare_paired
 from stepflow_tl.tasks import WordProblems
+from stepflow_tl.tasks.word_problems import Problem, Verdict, grade
 from stepflow_tl.trace import Trace
 from stepflow_tl.version import versions
 

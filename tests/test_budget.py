@@ -7,7 +7,7 @@ from stepflow_tl import generate, load_model
 from stepflow_tl.budget import ForcedRow, Forcing, Plans, ThinkingBudget
 from stepflow_tl.formats import AUTO_FORMAT, HARMONY, PLAIN, THINK, Format
 from stepflow_tl.reading import TraceReader, end_token_ids
-from stepflow_tl.reasoner import make_problem
+from stepflow_tl.tasks.word_problems import make_problem
 
 END, CLOSE, WORD = 9, 8, 1  # the end token, </think>, and any other
 

@@ -14,8 +14,8 @@ from helpers import DATA
 from transformer_lens.model_bridge import TransformerBridge
 
 from stepflow_tl import StepMap, Trace, cli
-from stepflow_tl.reasoner import make_problem
 from stepflow_tl.sweep import Store, StoreError, status
+from stepflow_tl.tasks.word_problems import make_problem
 from stepflow_tl.untrusted import one_line
 
 QUESTION = make_problem(1, 2).question

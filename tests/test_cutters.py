@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepflow_tl.cutters import CUTTERS, Cutting, StepCutter, is_fragment, new_cutter
-from stepflow_tl.reasoner import make_problems
+from stepflow_tl.tasks.word_problems import make_problems
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NAMES = list(CUTTERS)

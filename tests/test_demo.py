@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from stepflow_tl.demo import DemoSettings, Solved, compare_runs, matched_pairs, run_demo
-from stepflow_tl.reasoner import Verdict, make_problem
+from stepflow_tl.tasks.word_problems import Verdict, make_problem
 
 SMALL = DemoSettings(
     per_set=8,

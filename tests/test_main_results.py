@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from helpers import DATA
 
-from stepflow_tl.reasoner import WEIGHTS, make_problems
+from stepflow_tl.reasoner import WEIGHTS
 from stepflow_tl.sweep import Store
+from stepflow_tl.tasks.word_problems import make_problems
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 AIME = DATA / "benchmarks" / "aime24.parquet"

@@ -7,8 +7,8 @@ from stepflow_tl.chat import prompt_token_ids
 from stepflow_tl.formats import AUTO_FORMAT, HARMONY, PLAIN, THINK, Format
 from stepflow_tl.loading import load_model
 from stepflow_tl.reading import TraceReader
-from stepflow_tl.reasoner import make_problem
 from stepflow_tl.stopping import StoppedRow, stop_strings
+from stepflow_tl.tasks.word_problems import make_problem
 
 
 def stops_after(tokenizer, form: Format, prompt: str, response: str, *texts: str) -> str | None:

@@ -5,7 +5,6 @@ import torch
 
 from stepflow_tl import Trace, generate, load_model
 from stepflow_tl.interventions import OddsEqualBridge, StepFlow
-from stepflow_tl.reasoner import make_problem
 from stepflow_tl.strategies import (
     STRATEGIES,
     Attempt,
@@ -16,6 +15,7 @@ from stepflow_tl.strategies import (
     SelfConsistency,
     majority,
 )
+from stepflow_tl.tasks.word_problems import make_problem
 
 QUESTIONS = ["Tom has 3 pens.", "He buys 4 more pens than that. What is the answer?"]
 GREEDY = Decoding(max_new_tokens=8, chat=False, format="plain", batch_size=4)

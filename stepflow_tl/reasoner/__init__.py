@@ -1,28 +1,12 @@
-"""The bundled reasoner: a small model of word problems with known answers and dependencies.
+"""The bundled reasoner, data only: weights of a `Qwen2ForCausalLM`, tokenizer and model card.
 
-The weights beside this package are a `Qwen2ForCausalLM` in Hugging Face format; nothing imported
-here needs torch.
+How it was trained stands in `experiments/reasoner`; the world of word problems that it knows is a
+task, `stepflow_tl.tasks.word_problems`.
 """
 
 from pathlib import Path
 
-from stepflow_tl.reasoner.grading import ERROR_KINDS, ErrorKind, Verdict, grade
-from stepflow_tl.reasoner.sentences import Premise
-from stepflow_tl.reasoner.world import Problem, Reach, SolutionStep, make_problem, make_problems
-
 WEIGHTS = Path(__file__).parent / "weights"
 """Folder of the model and its tokenizer, for `from_pretrained`."""
 
-__all__ = [
-    "ERROR_KINDS",
-    "WEIGHTS",
-    "ErrorKind",
-    "Premise",
-    "Problem",
-    "Reach",
-    "SolutionStep",
-    "Verdict",
-    "grade",
-    "make_problem",
-    "make_problems",
-]
+__all__ = ["WEIGHTS"]

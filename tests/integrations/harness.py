@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from stepflow_tl.reasoner import Problem
+from stepflow_tl.tasks.word_problems import Problem
 
 BOX = r"boxed\{(-?\d+)\}"
 

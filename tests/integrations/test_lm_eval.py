@@ -18,8 +18,8 @@ from lm_eval.tasks import TaskManager
 from stepflow_tl import Decoding, Grid, StepFlow, Sweep, generate, load_model
 from stepflow_tl.integrations.lm_eval import StepFlowLM
 from stepflow_tl.integrations.settings import SettingError
-from stepflow_tl.reasoner import make_problems
 from stepflow_tl.tasks import Item
+from stepflow_tl.tasks.word_problems import make_problems
 
 PROBLEMS = make_problems(6, 6, seed=2026, split="test", reach="any")
 COMMAND = "from stepflow_tl.cli import main; main()"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from stepflow_tl.reasoner.lessons import (
+from experiments.reasoner.lessons import (
     IGNORED,
     LESSONS,
     Stage,
@@ -12,9 +12,9 @@ from stepflow_tl.reasoner.lessons import (
     draw_kind,
     micro_batches,
 )
-from stepflow_tl.reasoner.tokenizer import END, build_tokenizer
-from stepflow_tl.reasoner.train import STAGES
-from stepflow_tl.reasoner.world import split_of
+from experiments.reasoner.tokenizer import END, build_tokenizer
+from experiments.reasoner.train import STAGES
+from stepflow_tl.tasks.word_problems.world import split_of
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from stepflow_tl.reasoner import WEIGHTS, Problem, make_problems
-from stepflow_tl.reasoner.sentences import NAMES
-from stepflow_tl.reasoner.tokenizer import END, build_tokenizer, prompt_text
+from experiments.reasoner.tokenizer import END, build_tokenizer, prompt_text
+from stepflow_tl.reasoner import WEIGHTS
+from stepflow_tl.tasks.word_problems import Problem, make_problems
+from stepflow_tl.tasks.word_problems.sentences import NAMES
 
 PROBLEMS = [
     problem

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from stepflow_tl.reasoner import train
-from stepflow_tl.reasoner.lessons import Stage
-from stepflow_tl.reasoner.model import export
+from experiments.reasoner import train
+from experiments.reasoner.lessons import Stage
+from experiments.reasoner.model import export
 
 STAGES = (
     Stage(name="first", tokens=600, kinds={"repeats": (1.0, 1.0)}, spans=(4, 6), batch=200),

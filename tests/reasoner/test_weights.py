@@ -12,8 +12,9 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from stepflow_tl.reasoner import WEIGHTS, grade, make_problems
-from stepflow_tl.reasoner.evaluate import respond, table, tabulate
+from experiments.reasoner.evaluate import respond, table, tabulate
+from stepflow_tl.reasoner import WEIGHTS
+from stepflow_tl.tasks.word_problems import grade, make_problems
 
 LARGEST_BYTES = 8 * 2**20
 

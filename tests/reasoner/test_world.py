@@ -2,9 +2,9 @@
 
 import pytest
 
-from stepflow_tl.reasoner import ERROR_KINDS, Problem, grade, make_problem, make_problems
-from stepflow_tl.reasoner.sentences import LARGEST_VALUE, apply
-from stepflow_tl.reasoner.world import LARGEST_DIFFICULTY, split_of
+from stepflow_tl.tasks.word_problems import ERROR_KINDS, Problem, grade, make_problem, make_problems
+from stepflow_tl.tasks.word_problems.sentences import LARGEST_VALUE, apply
+from stepflow_tl.tasks.word_problems.world import LARGEST_DIFFICULTY, split_of
 
 DIFFICULTIES = (1, 2, 6, 12, 18)
 

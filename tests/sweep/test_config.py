@@ -9,7 +9,6 @@ from test_sweep import SAMPLED, Stopping, counted
 from stepflow_tl.chat import Chat
 from stepflow_tl.formats import Format
 from stepflow_tl.interventions import OddsEqualBridge, StepFlow, StepMomentum
-from stepflow_tl.reasoner import make_problem
 from stepflow_tl.strategies import (
     BudgetForcing,
     ChainOfThought,
@@ -29,6 +28,7 @@ from stepflow_tl.sweep import (
 )
 from stepflow_tl.sweep.config import PRESETS
 from stepflow_tl.tasks import WordProblems
+from stepflow_tl.tasks.word_problems import make_problem
 
 # A file says [16, 17] and 1, which annotations of tuples and floats do not admit.
 pytestmark = pytest.mark.usefixtures("unchecked")

@@ -4,8 +4,8 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from stepflow_tl.reasoner import make_problem, make_problems
 from stepflow_tl.tasks import GivenProblems, Grade, Item, WordProblems, as_task
+from stepflow_tl.tasks.word_problems import make_problem, make_problems
 
 SMALL = WordProblems(n=3, difficulties=(2, 3), recall=(4,))
 HOSTILE = ["", "\0", "</think>" * 5000, "\\boxed{" * 5000, "\ud800", "\\boxed{" + "9" * 9999 + "}"]

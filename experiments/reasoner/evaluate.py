@@ -1,6 +1,6 @@
 """Measure the bundled reasoner: greedy answers on held-out problems, and what went wrong first.
 
-`python -m stepflow_tl.reasoner.evaluate` writes the table that `MODEL_CARD.md` shows.
+`python -m experiments.reasoner.evaluate` writes the table that `MODEL_CARD.md` shows.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from stepflow_tl.reasoner import (
+from stepflow_tl.reasoner import WEIGHTS
+from stepflow_tl.statistics import proportion
+from stepflow_tl.tasks.word_problems import (
     ERROR_KINDS,
-    WEIGHTS,
     ErrorKind,
     Problem,
     Reach,
@@ -32,9 +33,8 @@ from stepflow_tl.reasoner import (
     grade,
     make_problems,
 )
-from stepflow_tl.statistics import proportion
 
-log = logging.getLogger("stepflow_tl.reasoner.evaluate")
+log = logging.getLogger("experiments.reasoner.evaluate")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from stepflow_tl.answers import ResponseParts
 from stepflow_tl.formats import THINK
 from stepflow_tl.reading import read_response
-from stepflow_tl.reasoner.sentences import (
+from stepflow_tl.tasks.word_problems.sentences import (
     CONNECTIVES,
     FIRST_OPENERS,
     OPENERS,
@@ -20,7 +20,7 @@ from stepflow_tl.reasoner.sentences import (
     Premise,
     phrase,
 )
-from stepflow_tl.reasoner.world import Problem
+from stepflow_tl.tasks.word_problems.world import Problem
 
 ErrorKind = Literal[
     "forgot_premise",

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
 
-from stepflow_tl.reasoner.sentences import ITEMS, NAMES
-from stepflow_tl.reasoner.world import make_problems
+from stepflow_tl.tasks.word_problems.sentences import ITEMS, NAMES
+from stepflow_tl.tasks.word_problems.world import make_problems
 
 BEGIN, END, PAD = "<|begin_of_sentence|>", "<|end_of_sentence|>", "<|pad|>"
 USER, ASSISTANT, THINK, THINK_CLOSE = "<|User|>", "<|Assistant|>", "<think>", "</think>"

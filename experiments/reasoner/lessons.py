@@ -13,9 +13,9 @@ from functools import cache
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from stepflow_tl.reasoner.sentences import LARGEST_VALUE, NAMES, premise_text
-from stepflow_tl.reasoner.tokenizer import END, prompt_text
-from stepflow_tl.reasoner.world import Problem, Reach, make_problem, split_of
+from experiments.reasoner.tokenizer import END, prompt_text
+from stepflow_tl.tasks.word_problems.sentences import LARGEST_VALUE, NAMES, premise_text
+from stepflow_tl.tasks.word_problems.world import Problem, Reach, make_problem, split_of
 
 IGNORED = -100
 Encoded = tuple[list[int], list[int]]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
-from stepflow_tl.reasoner.lessons import IGNORED, encode, micro_batches, problem_pieces
-from stepflow_tl.reasoner.sentences import NAMES
-from stepflow_tl.reasoner.world import make_problems
+from experiments.reasoner.lessons import IGNORED, encode, micro_batches, problem_pieces
+from stepflow_tl.tasks.word_problems.sentences import NAMES
+from stepflow_tl.tasks.word_problems.world import make_problems
 
 MATRIX_RATE = 6e-3
 OTHER_RATE = 1e-2

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from stepflow_tl.reasoner.sentences import (
+from stepflow_tl.tasks.word_problems.sentences import (
     CONNECTIVES,
     FIRST_OPENERS,
     ITEMS,

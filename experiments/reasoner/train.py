@@ -1,4 +1,4 @@
-"""Train the bundled reasoner: `python -m stepflow_tl.reasoner.train`.
+"""Train the bundled reasoner: `python -m experiments.reasoner.train`.
 
 On a GPU one process trains; without one, two processes of one thread each share every step and
 average their gradients. Muon (torch 2.9 or later) moves the matrices, AdamW everything else. A
@@ -23,8 +23,8 @@ import torch.distributed as dist
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 
-from stepflow_tl.reasoner.lessons import Stage, draw_batch, draw_kind, micro_batches
-from stepflow_tl.reasoner.model import (
+from experiments.reasoner.lessons import Stage, draw_batch, draw_kind, micro_batches
+from experiments.reasoner.model import (
     MATRIX_RATE,
     OTHER_RATE,
     build_model,
@@ -33,9 +33,9 @@ from stepflow_tl.reasoner.model import (
     masked_loss,
     teacher_forced,
 )
-from stepflow_tl.reasoner.tokenizer import build_tokenizer
+from experiments.reasoner.tokenizer import build_tokenizer
 
-log = logging.getLogger("stepflow_tl.reasoner.train")
+log = logging.getLogger("experiments.reasoner.train")
 
 MICRO_TOKENS = 2048
 STEPS_PER_LINE = 50

@@ -8,9 +8,14 @@ from functools import cached_property
 from typing import Any
 
 from stepflow_tl.answers import ResponseParts
-from stepflow_tl.reasoner import Problem, Reach, grade, make_problems
-from stepflow_tl.reasoner.world import LARGEST_DIFFICULTY
 from stepflow_tl.tasks.base import Grade, Item, Task
+from stepflow_tl.tasks.word_problems.grading import grade
+from stepflow_tl.tasks.word_problems.world import (
+    LARGEST_DIFFICULTY,
+    Problem,
+    Reach,
+    make_problems,
+)
 
 _DIFFICULTIES = range(1, LARGEST_DIFFICULTY + 1)
 
