@@ -31,8 +31,8 @@ figures: .venv/.installed  ## every figure and table, on all cores; stopped, it 
 	cd outputs/experiments && cp $(SHOWN) ../../figures/
 
 test-hooked: .venv-hooked/.installed  ## the core on HookedTransformer (transformer-lens 3.9)
-	$(HOOKED)/pytest -n $(WORKERS) tests/test_models.py tests/test_tracking.py \
-		tests/test_generation.py tests/test_precision.py tests/conformance tests/saliency \
+	$(HOOKED)/pytest -n $(WORKERS) tests/models tests/decoding/test_generation.py \
+		tests/conformance tests/saliency \
 		tests/interventions
 
 .venv/.installed: pyproject.toml constraints.txt

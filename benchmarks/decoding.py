@@ -28,10 +28,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
 from stepflow_tl import OddsEqualBridge, StepFlow, StepMomentum, load_model
-from stepflow_tl.chat import prompt_text
-from stepflow_tl.models import decode
+from stepflow_tl.models.view import decode
 from stepflow_tl.reasoner import WEIGHTS
 from stepflow_tl.tasks.word_problems import make_problems
+from stepflow_tl.traces.chat import prompt_text
 
 FLOWS = {
     "plain": StepFlow(),

@@ -17,7 +17,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from stepflow_tl.statistics import proportion
+from stepflow_tl.analysis import proportion
 from stepflow_tl.tasks.grading import grade_math
 from stepflow_tl.tasks.grading.math_process import SHARED
 from stepflow_tl.tasks.grading.mathematics import gold_of

@@ -29,10 +29,10 @@ from stepflow_tl import (
     load_model,
     step_saliency,
 )
-from stepflow_tl.formats import resolve_format
-from stepflow_tl.models import decode, pad_token_id
+from stepflow_tl.interventions.tracker import declare_prompts
+from stepflow_tl.models.view import decode, pad_token_id
 from stepflow_tl.tasks.word_problems import make_problems
-from stepflow_tl.tracking import declare_prompts
+from stepflow_tl.traces.formats import resolve_format
 
 FLOWS = {
     "none": StepFlow(),

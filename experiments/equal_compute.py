@@ -6,8 +6,8 @@ import common
 import pandas as pd
 
 from stepflow_tl import BudgetForcing, Plain, SelfConsistency, StepFlow
+from stepflow_tl.analysis import proportion
 from stepflow_tl.plots import figure_compute
-from stepflow_tl.statistics import proportion
 
 TEMPERATURE = 0.7  # of the votes; everything else is greedy
 LONGER = {"thinking prolonged to 450": BudgetForcing(least=450, wait=" So")}

@@ -35,12 +35,12 @@ from stepflow_tl import (
     WordProblems,
 )
 from stepflow_tl.cli import errors_on_one_line
-from stepflow_tl.formats import AUTO, Format
-from stepflow_tl.loading import load_tokenizer
+from stepflow_tl.models.loading import load_tokenizer
 from stepflow_tl.plots import figure_arms
 from stepflow_tl.sweep import calibrate
 from stepflow_tl.tasks import STYLES, Style, rendered_prompt, style_for
-from stepflow_tl.untrusted import escaped
+from stepflow_tl.text import escaped
+from stepflow_tl.traces.formats import AUTO, Format
 
 OWN = "word-problems"
 PRESETS = {"paper": StepFlow.paper, "release": StepFlow.release, "digest": StepFlow.digest}

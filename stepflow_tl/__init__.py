@@ -11,11 +11,10 @@ Example::
     run.ledger
 """
 
-from stepflow_tl.budget import ThinkingBudget
-from stepflow_tl.chat import Chat, GenerationError
-from stepflow_tl.diagnostics import compare_groups, diagnose
-from stepflow_tl.formats import Format
-from stepflow_tl.generation import generate
+from stepflow_tl.analysis import compare
+from stepflow_tl.analysis.diagnostics import compare_groups, diagnose
+from stepflow_tl.decoding.budget import ThinkingBudget
+from stepflow_tl.decoding.generation import generate
 from stepflow_tl.interventions import (
     GradientMomentum,
     Intervention,
@@ -26,9 +25,9 @@ from stepflow_tl.interventions import (
     StepMomentum,
     UniformPriorBridge,
 )
-from stepflow_tl.layers import resolve_layers
-from stepflow_tl.loading import load_model
-from stepflow_tl.models import ModelError
+from stepflow_tl.models.layers import resolve_layers
+from stepflow_tl.models.loading import load_model
+from stepflow_tl.models.view import ModelError
 from stepflow_tl.saliency import (
     StepMap,
     StepMapError,
@@ -36,8 +35,9 @@ from stepflow_tl.saliency import (
     step_saliency,
     token_saliency,
 )
-from stepflow_tl.statistics import compare
-from stepflow_tl.strategies import (
+from stepflow_tl.sweep import Grid, LocalExecutor, RayExecutor, Store, StoreError, Sweep, grid
+from stepflow_tl.tasks import Benchmark, BenchmarkError, Task, WordProblems
+from stepflow_tl.tasks.strategies import (
     BudgetForcing,
     ChainOfThought,
     Decoding,
@@ -45,9 +45,9 @@ from stepflow_tl.strategies import (
     SelfConsistency,
     Strategy,
 )
-from stepflow_tl.sweep import Grid, LocalExecutor, RayExecutor, Store, StoreError, Sweep, grid
-from stepflow_tl.tasks import Benchmark, BenchmarkError, Task, WordProblems
-from stepflow_tl.trace import Segment, Step, Trace, TraceError
+from stepflow_tl.traces.chat import Chat, GenerationError
+from stepflow_tl.traces.formats import Format
+from stepflow_tl.traces.trace import Segment, Step, Trace, TraceError
 from stepflow_tl.version import __version__
 
 __all__ = [

@@ -9,8 +9,8 @@ import torch
 from helpers import byte_tokenizer, encode, load_tiny, save_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stepflow_tl.chat import prompt_token_ids
-from stepflow_tl.trace import Trace
+from stepflow_tl.traces.chat import prompt_token_ids
+from stepflow_tl.traces.trace import Trace
 
 QUESTION = "Tom has 3 pens. He buys 4 more. How many?"
 _THINKING = "Tom starts with 3 pens. Then he has 4 more pens.\n\nSo the sum is 7 pens. Good."

@@ -1,6 +1,7 @@
 """Tiny models of real architectures, tokenizers that split where it hurts, and golden numbers."""
 
 import gc
+import json
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -28,8 +29,8 @@ from helpers import (
 from hypothesis import HealthCheck, settings
 from verified import Plugin
 
-from stepflow_tl.loading import load_model
-from stepflow_tl.trace import Trace
+from stepflow_tl.models.loading import load_model
+from stepflow_tl.traces.trace import Trace
 
 settings.register_profile(
     "shared-machine",
@@ -170,3 +171,15 @@ def golden_model() -> Iterator[Callable[[str], Any]]:
 def many_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     """For simulations: statsmodels' ``multipletests`` collects all garbage at every call."""
     monkeypatch.setattr(gc, "collect", lambda generation=2: 0)
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write rows as JSON lines."""
+
+    def write(*rows, name="mine.jsonl"):
+        path = tmp_path / name
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        return path
+
+    return write

@@ -21,16 +21,17 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from stepflow_tl.cutters import Cutting, new_cutter
-from stepflow_tl.formats import HARMONY, PLAIN, THINK
-from stepflow_tl.loading import load_model
+from stepflow_tl.models.loading import load_model
+from stepflow_tl.traces.cutters import Cutting, new_cutter
+from stepflow_tl.traces.formats import HARMONY, PLAIN, THINK
 
 FULL_STOP = {
     form.name: replace(form, thinking_cutter="full_stop") for form in (THINK, HARMONY, PLAIN)
 }
 """Formats cut as the authors' code cuts, whose numbers are golden."""
 
-DATA = Path(__file__).parent / "data"
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "tests" / "data"
 HAS_HOOKED = find_spec("transformer_lens.HookedTransformer") is not None
 MODEL_KINDS = ["qwen2", "llama", "gpt_oss", *(["hooked"] if HAS_HOOKED else [])]
 

@@ -26,13 +26,13 @@ from stepflow_tl import (
     step_saliency,
 )
 from stepflow_tl.files import is_disk_full, write_file
-from stepflow_tl.hub import explain, weights_size
-from stepflow_tl.memory import enough_memory, is_out_of_memory
+from stepflow_tl.models.hub import explain, weights_size
+from stepflow_tl.models.memory import enough_memory, is_out_of_memory
 from stepflow_tl.saliency.workfile import WorkFile
-from stepflow_tl.strategies import Decoding
 from stepflow_tl.sweep import Store
 from stepflow_tl.tasks import WordProblems
-from stepflow_tl.trace import Trace
+from stepflow_tl.tasks.strategies import Decoding
+from stepflow_tl.traces.trace import Trace
 
 NAME = "some-lab/some-model"
 ASK = {"max_new_tokens": 8, "chat": False, "format": "plain"}
@@ -328,7 +328,7 @@ class TestThinkingThatNeverCloses:
 def test_a_template_that_refuses(tokenizer: Any) -> None:
     import copy
 
-    from stepflow_tl.chat import Chat, prompt_token_ids
+    from stepflow_tl.traces.chat import Chat, prompt_token_ids
 
     strict = copy.deepcopy(tokenizer)
     strict.chat_template = "{{ raise_exception('System role not supported') }}"

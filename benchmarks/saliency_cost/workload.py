@@ -81,7 +81,7 @@ def make_trace(tokens: int, vocabulary: int) -> Any:
     """The `Trace` of those token ids, cut by `Spans`."""
     import torch
 
-    from stepflow_tl.trace import Segment, Step, Trace
+    from stepflow_tl.traces.trace import Segment, Step, Trace
 
     ids, spans = token_ids(tokens, vocabulary), Spans.of(tokens)
     texts = tuple(f"w{i} " for i in ids)

@@ -22,8 +22,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from stepflow_tl.analysis import proportion
 from stepflow_tl.reasoner import WEIGHTS
-from stepflow_tl.statistics import proportion
 from stepflow_tl.tasks.word_problems import (
     ERROR_KINDS,
     ErrorKind,

@@ -10,7 +10,7 @@ import typer
 
 from stepflow_tl.cli.app import app
 from stepflow_tl.cli.options import Model
-from stepflow_tl.untrusted import escaped, one_line
+from stepflow_tl.text import escaped, one_line
 
 
 @app.command()
@@ -33,7 +33,7 @@ def prompt(
 
     Only the tokenizer is loaded. Control characters are shown as escapes.
     """
-    from stepflow_tl.loading import load_tokenizer
+    from stepflow_tl.models.loading import load_tokenizer
     from stepflow_tl.tasks import Benchmark, rendered_prompt, style_for
     from stepflow_tl.tasks.prompts import as_style
 
@@ -79,7 +79,7 @@ def grade(
 
     Example: stepflow-tl grade samples.jsonl --kind math
     """
-    from stepflow_tl.tasks.auditing import Fields, audit_file
+    from stepflow_tl.integrations.grade_file import Fields, audit_file
 
     audit = audit_file(
         file,

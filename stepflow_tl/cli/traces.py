@@ -10,7 +10,7 @@ import typer
 
 from stepflow_tl.cli.app import app
 from stepflow_tl.cli.options import DeviceMap, Dtype, Model, placed
-from stepflow_tl.untrusted import one_line
+from stepflow_tl.text import one_line
 
 
 @app.command()
@@ -28,7 +28,7 @@ def demo(
     Writes step maps of a correct and a wrong trace, the failure figures by layer, and a table of
     the same problems solved with and without StepFlow.
     """
-    from stepflow_tl.demo import DemoSettings, run_demo
+    from stepflow_tl.cli.demo import DemoSettings, run_demo
 
     settings = DemoSettings(per_set=per_set, seed=seed)
     summary = run_demo(out, settings, progress=True)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from stepflow_tl.estimate.errors import EstimateError
-from stepflow_tl.huggingface import decoder_layers, without_weights
-from stepflow_tl.models import attention_window
+from stepflow_tl.models.huggingface import decoder_layers, without_weights
+from stepflow_tl.models.view import attention_window
 from stepflow_tl.reasoner import WEIGHTS
 
 DTYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "int4": 0.5}

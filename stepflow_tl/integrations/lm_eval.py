@@ -28,10 +28,7 @@ from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_tex
 from torch.cuda import is_available as has_cuda
 from tqdm.auto import tqdm
 
-from stepflow_tl.chat import prompt_token_ids
-from stepflow_tl.context import context_length
-from stepflow_tl.formats import AUTO, named_format
-from stepflow_tl.generation import generate
+from stepflow_tl.decoding.generation import generate
 from stepflow_tl.integrations.settings import (
     SettingError,
     decoding_of,
@@ -40,10 +37,13 @@ from stepflow_tl.integrations.settings import (
     precision,
 )
 from stepflow_tl.interventions import Run
-from stepflow_tl.loading import load_model
-from stepflow_tl.models import model_name, tokenizer_of
+from stepflow_tl.models.context import context_length
+from stepflow_tl.models.loading import load_model
+from stepflow_tl.models.view import model_name, tokenizer_of
 from stepflow_tl.sweep.grid import to_spec
-from stepflow_tl.trace import Trace
+from stepflow_tl.traces.chat import prompt_token_ids
+from stepflow_tl.traces.formats import AUTO, named_format
+from stepflow_tl.traces.trace import Trace
 from stepflow_tl.version import __version__
 
 NAME = "stepflow-tl"

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from stepflow_tl.generation import Sampling
+from stepflow_tl.decoding.generation import Sampling
 from stepflow_tl.interventions import OddsEqualBridge, StepFlow, StepMomentum
-from stepflow_tl.layers import LayerSpec
-from stepflow_tl.models import ModelError
+from stepflow_tl.models.layers import LayerSpec
+from stepflow_tl.models.view import ModelError
 from stepflow_tl.reasoner import WEIGHTS
 
 PRESETS = ("paper", "release", "digest", "none")

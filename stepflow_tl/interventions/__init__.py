@@ -1,12 +1,12 @@
 """StepFlow: interventions on how information flows between steps, as composable hook functions."""
 
 from stepflow_tl.interventions.base import Intervention, InterventionWarning
-from stepflow_tl.interventions.bridge import OddsEqualBridge
 from stepflow_tl.interventions.flow import Run, StepFlow
-from stepflow_tl.interventions.gradient import GradientMomentum
+from stepflow_tl.interventions.gradient_momentum import GradientMomentum
 from stepflow_tl.interventions.ledger import Ledger
-from stepflow_tl.interventions.momentum import StepMomentum
-from stepflow_tl.interventions.uniform import UniformPriorBridge
+from stepflow_tl.interventions.odds_equal_bridge import OddsEqualBridge
+from stepflow_tl.interventions.step_momentum import StepMomentum
+from stepflow_tl.interventions.uniform_prior_bridge import UniformPriorBridge
 
 INTERVENTIONS: dict[str, type[Intervention]] = {
     kind.__name__: kind

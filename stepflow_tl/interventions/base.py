@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from stepflow_tl.interventions.ledger import COLUMNS, Ledger
-from stepflow_tl.layers import LayerSpec, check_layer_spec
-from stepflow_tl.tracking import Tracker
+from stepflow_tl.interventions.tracker import Tracker
+from stepflow_tl.models.layers import LayerSpec, check_layer_spec
 
 Hook = tuple[str, Callable[..., Tensor | None]]
 Others = Callable[[Tracker], list[Hook]]
@@ -27,7 +27,7 @@ class Intervention(ABC):
     """A small, frozen description that becomes hook functions.
 
     Attributes:
-        layers: The layers it works on; see `stepflow_tl.layers.LayerSpec`.
+        layers: The layers it works on; see `stepflow_tl.models.layers.LayerSpec`.
         columns: Of the class: the columns of the ledger that it reports.
     """
 

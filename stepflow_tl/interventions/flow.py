@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from stepflow_tl.formats import Format
-from stepflow_tl.huggingface import is_huggingface
 from stepflow_tl.interventions.base import Hook, Intervention, InterventionWarning
-from stepflow_tl.interventions.bridge import OddsEqualBridge
-from stepflow_tl.interventions.gradient import GradientMomentum
-from stepflow_tl.interventions.inside import hooks_inside
+from stepflow_tl.interventions.decoder_hooks import hooks_inside
+from stepflow_tl.interventions.gradient_momentum import GradientMomentum
 from stepflow_tl.interventions.ledger import Ledger
-from stepflow_tl.interventions.momentum import StepMomentum
-from stepflow_tl.interventions.uniform import UniformPriorBridge
-from stepflow_tl.layers import resolve_layers
-from stepflow_tl.models import ModelError, n_layers
-from stepflow_tl.trace import Trace
-from stepflow_tl.tracking import Tracker
+from stepflow_tl.interventions.odds_equal_bridge import OddsEqualBridge
+from stepflow_tl.interventions.step_momentum import StepMomentum
+from stepflow_tl.interventions.tracker import Tracker
+from stepflow_tl.interventions.uniform_prior_bridge import UniformPriorBridge
+from stepflow_tl.models.huggingface import is_huggingface
+from stepflow_tl.models.layers import resolve_layers
+from stepflow_tl.models.view import ModelError, n_layers
+from stepflow_tl.traces.formats import Format
+from stepflow_tl.traces.trace import Trace
 
 
 @dataclass

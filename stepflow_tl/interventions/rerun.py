@@ -12,7 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from stepflow_tl.interventions.base import Hook, Others
-from stepflow_tl.models import (
+from stepflow_tl.interventions.tracker import Replay
+from stepflow_tl.models.precision import wide
+from stepflow_tl.models.view import (
     ModelError,
     detach_cache,
     hook_name,
@@ -20,10 +22,8 @@ from stepflow_tl.models import (
     only_hooks,
     run_cached,
 )
-from stepflow_tl.precision import wide
-from stepflow_tl.rows import THINKING, Row
-from stepflow_tl.tracking import Replay
-from stepflow_tl.weights import let_gradients_through
+from stepflow_tl.models.weights import let_gradients_through
+from stepflow_tl.traces.rows import THINKING, Row
 
 Inject = Callable[[Float[Tensor, "rows d_model"], Float[Tensor, "rows d_model"]], Tensor]
 """What is added to a stream, given unit directions."""

@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from stepflow_tl.layers import Band, resolve_layers
+from stepflow_tl.models.layers import Band, resolve_layers
 from stepflow_tl.plots.style import OUTCOME_COLOURS, STYLE
 
 CURVES: Mapping[str, str] = {
@@ -28,7 +28,7 @@ def figure_layer_curves(comparison: pd.DataFrame, *, n_layers: int) -> Figure:
     """The failure figures by layer, correct beside wrong, with their 95% intervals.
 
     Args:
-        comparison: What `stepflow_tl.diagnostics.compare_groups` returns.
+        comparison: What `stepflow_tl.analysis.diagnostics.compare_groups` returns.
         n_layers: Number of layers of the model, to shade its shallow and deep bands.
     """
     bands: tuple[Band, ...] = ("shallow", "deep")

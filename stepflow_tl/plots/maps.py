@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Arc, Patch, Rectangle
 from torch import Tensor
 
-from stepflow_tl.layers import Band
+from stepflow_tl.models.layers import Band
 from stepflow_tl.plots.style import STYLE, literal_lines
 from stepflow_tl.saliency.maps import StepMap
-from stepflow_tl.trace import Segment, Step, Trace
+from stepflow_tl.traces.trace import Segment, Step, Trace
 
 SEGMENT_COLOURS = {"question": "#3b6fb6", "thinking": "#e08a2e", "summary": "#3f9b5a"}
 COLOUR_MAP = "magma_r"

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stepflow_tl.context import context_length
-from stepflow_tl.layers import LayerSpec, resolve_layers
-from stepflow_tl.memory import enough_memory
-from stepflow_tl.models import input_device, model_name, n_heads, n_layers
+from stepflow_tl.models.context import context_length
+from stepflow_tl.models.layers import LayerSpec, resolve_layers
+from stepflow_tl.models.memory import enough_memory
+from stepflow_tl.models.view import input_device, model_name, n_heads, n_layers
 from stepflow_tl.saliency.backends import Backend, Plan, plan, score
 from stepflow_tl.saliency.collect import Collector, StepSums, TokenMaps
 from stepflow_tl.saliency.finite import NonFiniteError
@@ -21,7 +21,7 @@ from stepflow_tl.saliency.maps import StepMap, StepMapError
 from stepflow_tl.saliency.pooling import Diagonal, Pool, StepPooler
 from stepflow_tl.saliency.rules import Objective, Rule, TokenRule, check_choice
 from stepflow_tl.saliency.workfile import WorkFileError
-from stepflow_tl.trace import Trace
+from stepflow_tl.traces.trace import Trace
 from stepflow_tl.version import __version__
 
 __all__ = [

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stepflow_tl.models import attention_window, n_layers
+from stepflow_tl.models.view import attention_window, n_layers
 from stepflow_tl.saliency.collect import Collector
 from stepflow_tl.saliency.rules import TokenRule
 from stepflow_tl.saliency.tiles import (

@@ -12,21 +12,22 @@ from typing import Any, Literal
 
 from tqdm.auto import tqdm
 
-from stepflow_tl.huggingface import (
+from stepflow_tl.models.huggingface import (
     decoder_layers,
     has_attention_function,
     huggingface_model,
     is_huggingface,
     text_config,
 )
-from stepflow_tl.memory import enough_memory
-from stepflow_tl.models import (
+from stepflow_tl.models.memory import enough_memory
+from stepflow_tl.models.view import (
     hooks_on,
     model_name,
     n_heads,
     n_layers,
     weights_hash,
 )
+from stepflow_tl.models.weights import let_gradients_through
 from stepflow_tl.saliency.attention import KeyValues
 from stepflow_tl.saliency.collect import Collector
 from stepflow_tl.saliency.finite import NonFiniteError, diagnosed, non_finite
@@ -36,9 +37,8 @@ from stepflow_tl.saliency.maps import StepMapError
 from stepflow_tl.saliency.probe import difference
 from stepflow_tl.saliency.rules import Objective, TokenRule, gain_of, objective_weights
 from stepflow_tl.saliency.workfile import WorkFile, open_work_file
-from stepflow_tl.trace import Trace
+from stepflow_tl.traces.trace import Trace
 from stepflow_tl.version import __version__
-from stepflow_tl.weights import let_gradients_through
 
 Backend = Literal["auto", "hooks", "fused"]
 

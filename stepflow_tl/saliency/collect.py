@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stepflow_tl.reading import FRAME
-from stepflow_tl.trace import Trace
+from stepflow_tl.traces.reader import FRAME
+from stepflow_tl.traces.trace import Trace
 
 AddTile = Callable[[slice, int, Float[Tensor, "head query key"]], None]
 """Adds a tile: the heads it is of, the position of its first key, and its scores."""

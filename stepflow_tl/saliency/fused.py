@@ -23,20 +23,20 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stepflow_tl.huggingface import (
+from stepflow_tl.models.huggingface import (
     attention_function,
     decoder_layers,
     huggingface_model,
     original_attention,
     text_config,
 )
-from stepflow_tl.models import attention_window, input_device, n_layers
+from stepflow_tl.models.view import attention_window, input_device, n_layers
 from stepflow_tl.saliency.attention import KeyValues, ScoringAttention
 from stepflow_tl.saliency.collect import Collector
 from stepflow_tl.saliency.hooked import frozen
 from stepflow_tl.saliency.rules import Objective, TokenRule, loss_gradient, objective_weights
 from stepflow_tl.saliency.tiles import Keys, Values
-from stepflow_tl.trace import Trace
+from stepflow_tl.traces.trace import Trace
 
 _LOGITS_AT_ONCE = 1 << 24
 

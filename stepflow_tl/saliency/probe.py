@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from stepflow_tl.huggingface import is_huggingface
-from stepflow_tl.precision import wide
+from stepflow_tl.models.huggingface import is_huggingface
+from stepflow_tl.models.precision import wide
 from stepflow_tl.saliency.fused import fused_logits
 from stepflow_tl.saliency.hooked import own_tokens
-from stepflow_tl.trace import Trace
+from stepflow_tl.traces.trace import Trace
 
 _TOKENS = 8
 _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}  # of a token's largest logit; else 5e-2

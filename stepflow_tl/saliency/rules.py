@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from stepflow_tl.precision import wide
-from stepflow_tl.trace import Trace
+from stepflow_tl.models.precision import wide
+from stepflow_tl.traces.trace import Trace
 
 TokenRule = Literal["attention_x_gradient", "signed", "gradient", "attention"]
 """How pattern A and gradient G give a token score: |A G| (the default), A G, |G|, or A."""

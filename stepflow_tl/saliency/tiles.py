@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from stepflow_tl.precision import wide
+from stepflow_tl.models.precision import wide
 from stepflow_tl.saliency.collect import Collector
 from stepflow_tl.saliency.rules import TokenRule, visible_keys
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from stepflow_tl.analysis import compare
 from stepflow_tl.interventions import OddsEqualBridge, StepFlow, StepMomentum
-from stepflow_tl.statistics import compare
 from stepflow_tl.sweep.executors import Executor
 from stepflow_tl.sweep.grid import BASELINE, grid, settings_columns
 from stepflow_tl.sweep.store import Store

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from stepflow_tl.formats import FORMATS, Format
 from stepflow_tl.interventions import StepFlow
-from stepflow_tl.layers import resolve_layers
-from stepflow_tl.strategies import Decoding, Strategy
+from stepflow_tl.models.layers import resolve_layers
 from stepflow_tl.sweep.grid import BASELINE, Grid, Setting, to_spec
 from stepflow_tl.tasks import Item, Task
+from stepflow_tl.tasks.strategies import Decoding, Strategy
+from stepflow_tl.traces.formats import FORMATS, Format
 
 
 @dataclass(frozen=True)

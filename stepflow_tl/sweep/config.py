@@ -10,15 +10,15 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from stepflow_tl.chat import Chat
-from stepflow_tl.formats import Format
 from stepflow_tl.interventions import StepFlow
-from stepflow_tl.strategies import STRATEGIES, Decoding, Strategy
 from stepflow_tl.sweep.executors import Executor
 from stepflow_tl.sweep.grid import Grid, from_spec, grid, intervention_class
 from stepflow_tl.sweep.store import Store, StoreError
 from stepflow_tl.sweep.sweep import Sweep
 from stepflow_tl.tasks import Benchmark, Task, WordProblems
+from stepflow_tl.tasks.strategies import STRATEGIES, Decoding, Strategy
+from stepflow_tl.traces.chat import Chat
+from stepflow_tl.traces.formats import Format
 
 KEYS = ("model", "dtype", "load", "problems", "grid", "settings", "strategies", "seeds", "decoding")
 PRESETS = ("paper", "release", "digest")

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
-from stepflow_tl.loading import load_model
-from stepflow_tl.models import is_exact, model_name, n_layers, weights_hash
-from stepflow_tl.strategies import Decoding, Strategy
+from stepflow_tl.models.loading import load_model
+from stepflow_tl.models.view import is_exact, model_name, n_layers, weights_hash
 from stepflow_tl.sweep.cells import Batch
 from stepflow_tl.sweep.work import Row, solve_batch
 from stepflow_tl.tasks import Task
+from stepflow_tl.tasks.strategies import Decoding, Strategy
 
 _RETRIES = 20
 """How often a batch runs again whose worker or node was lost."""

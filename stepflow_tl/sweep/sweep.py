@@ -14,13 +14,11 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from stepflow_tl.chat import GenerationError
 from stepflow_tl.interventions import InterventionWarning
-from stepflow_tl.loading import load_model
-from stepflow_tl.memory import is_out_of_memory
-from stepflow_tl.models import ModelError
-from stepflow_tl.precision import read_dtype
-from stepflow_tl.strategies import Decoding, Plain, Strategy
+from stepflow_tl.models.loading import load_model
+from stepflow_tl.models.memory import is_out_of_memory
+from stepflow_tl.models.precision import read_dtype
+from stepflow_tl.models.view import ModelError
 from stepflow_tl.sweep.cells import (
     Arm,
     Batch,
@@ -33,7 +31,9 @@ from stepflow_tl.sweep.executors import Executor, Job, LocalExecutor, Survey
 from stepflow_tl.sweep.grid import Grid, to_spec
 from stepflow_tl.sweep.store import Store
 from stepflow_tl.tasks import Task, as_task
+from stepflow_tl.tasks.strategies import Decoding, Plain, Strategy
 from stepflow_tl.tasks.word_problems import Problem
+from stepflow_tl.traces.chat import GenerationError
 from stepflow_tl.version import __version__
 
 _LABELS = ["arm", "setting", "strategy"]

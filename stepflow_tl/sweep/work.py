@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from stepflow_tl.formats import AUTO, Format
 from stepflow_tl.interventions import InterventionWarning
-from stepflow_tl.strategies import Attempt, Decoding
 from stepflow_tl.sweep.cells import Batch, Cell
 from stepflow_tl.sweep.grid import to_spec
 from stepflow_tl.tasks import Task
-from stepflow_tl.trace import Trace
+from stepflow_tl.tasks.strategies import Attempt, Decoding
+from stepflow_tl.traces.formats import AUTO, Format
+from stepflow_tl.traces.trace import Trace
 
 Row = dict[str, Any]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from stepflow_tl.answers import ResponseParts, boxed_answer
-from stepflow_tl.reading import read_response
+from stepflow_tl.traces.answers import ResponseParts, boxed_answer
+from stepflow_tl.traces.reader import read_response
 
 
 @dataclass(frozen=True)

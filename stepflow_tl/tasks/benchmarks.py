@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from stepflow_tl.answers import ResponseParts
 from stepflow_tl.tasks import grading
 from stepflow_tl.tasks.base import Grade, Item, Task, Vote
 from stepflow_tl.tasks.code_tests import read_tests
@@ -28,6 +27,7 @@ from stepflow_tl.tasks.sources import (
     source_of,
 )
 from stepflow_tl.tasks.tables import rows_of_file, rows_of_hub
+from stepflow_tl.traces.answers import ResponseParts
 
 _PROGRAM = "```python\nprint(1)\n```"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stepflow_tl.tasks.sources import BenchmarkError, Source
-from stepflow_tl.untrusted import escaped
+from stepflow_tl.text import escaped
 
 Row = Mapping[str, Any]
 Skip = Callable[[str], None]

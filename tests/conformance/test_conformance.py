@@ -12,16 +12,16 @@ from helpers import cached, decode, encode, teacher_forced
 from torch import Tensor
 from verified import COLUMNS
 
-from stepflow_tl.chat import prompt_token_ids
-from stepflow_tl.formats import question_span
-from stepflow_tl.generation import generate
+from stepflow_tl.decoding.generation import generate
 from stepflow_tl.interventions import InterventionWarning, OddsEqualBridge, StepFlow, StepMomentum
-from stepflow_tl.layers import resolve_layers
-from stepflow_tl.models import attention_window, hook_name, n_heads, n_layers
-from stepflow_tl.reading import FRAME
+from stepflow_tl.models.layers import resolve_layers
+from stepflow_tl.models.view import attention_window, hook_name, n_heads, n_layers
 from stepflow_tl.saliency import token_saliency
-from stepflow_tl.templates import template_of
-from stepflow_tl.trace import Trace
+from stepflow_tl.traces.chat import prompt_token_ids
+from stepflow_tl.traces.formats import question_span
+from stepflow_tl.traces.reader import FRAME
+from stepflow_tl.traces.templates import template_of
+from stepflow_tl.traces.trace import Trace
 
 FLOW = StepFlow(
     OddsEqualBridge(tau_max=0.9, layers=(0, 1)), StepMomentum(alpha=0.7, layers=(1, 2, 3))

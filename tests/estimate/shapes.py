@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-SHAPES = Path(__file__).parent.parent / "data" / "shapes"
+from helpers import DATA
+
+SHAPES = DATA / "shapes"
 SMALL, MIDDLE, LARGE = "R1-Distill-Qwen-7B", "QwQ-32B", "Llama-3-70B"
 EXPERTS = "GPT-OSS-20B"
 

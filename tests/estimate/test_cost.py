@@ -3,9 +3,9 @@
 import json
 import re
 import sys
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 from shapes import EXPERTS, LARGE, MIDDLE, SMALL, shape
 from transformers import AutoConfig
 
@@ -21,7 +21,6 @@ from stepflow_tl.estimate import (
     read_architecture,
 )
 
-ROOT = Path(__file__).parent.parent.parent
 AIME = {"problems": 30, "samples": 16}
 
 

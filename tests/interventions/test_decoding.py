@@ -18,10 +18,10 @@ from helpers import (
 from torch import Tensor
 
 from stepflow_tl.interventions import StepFlow
-from stepflow_tl.loading import load_model
-from stepflow_tl.models import attention_window
-from stepflow_tl.rows import TrackingError
-from stepflow_tl.trace import Trace
+from stepflow_tl.models.loading import load_model
+from stepflow_tl.models.view import attention_window
+from stepflow_tl.traces.rows import TrackingError
+from stepflow_tl.traces.trace import Trace
 
 
 @pytest.mark.parametrize("name", FLOWS)

@@ -28,9 +28,9 @@ from stepflow_tl.interventions import (
     StepFlow,
     StepMomentum,
 )
-from stepflow_tl.layers import resolve_layers
-from stepflow_tl.models import hook_name
-from stepflow_tl.trace import Trace
+from stepflow_tl.models.layers import resolve_layers
+from stepflow_tl.models.view import hook_name
+from stepflow_tl.traces.trace import Trace
 
 
 class TestGolden:

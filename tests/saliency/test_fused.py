@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
-from stepflow_tl.huggingface import decoder_layers
 from stepflow_tl.interventions import StepFlow
-from stepflow_tl.models import hook_name
+from stepflow_tl.models.huggingface import decoder_layers
+from stepflow_tl.models.view import hook_name
 from stepflow_tl.saliency import attention, probe, step_saliency, token_saliency
-from stepflow_tl.trace import Trace
+from stepflow_tl.traces.trace import Trace
 
 TEXT = (
     "Tom has 3 pens.<think>He buys 4 more pens. So he has the sum. It is 7.</think>"

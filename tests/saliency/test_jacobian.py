@@ -8,11 +8,11 @@ import torch
 from helpers import MODEL_KINDS, hooks_of, load_tiny
 from torch import Tensor
 
-from stepflow_tl.diagnostics import diagnose
+from stepflow_tl.analysis.diagnostics import diagnose
 from stepflow_tl.interventions import OddsEqualBridge, StepFlow, StepMomentum
-from stepflow_tl.models import hook_name
+from stepflow_tl.models.view import hook_name
 from stepflow_tl.saliency import StepMap, step_saliency, token_saliency
-from stepflow_tl.trace import Trace
+from stepflow_tl.traces.trace import Trace
 
 TEXT = (
     "Tom has 3 pens.<think>He buys 4 more pens. So he has the sum. It is 7.</think>"

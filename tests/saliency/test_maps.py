@@ -9,7 +9,7 @@ from helpers import DATA
 from torch import Tensor
 
 from stepflow_tl.saliency import StepMap, StepMapError
-from stepflow_tl.trace import Step
+from stepflow_tl.traces.trace import Step
 
 STEPS = (
     Step(0, "question", 0, 2, "Why?"),

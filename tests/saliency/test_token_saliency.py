@@ -10,9 +10,9 @@ from helpers import MODEL_KINDS, Golden, hooks_of, load_tiny
 from torch import Tensor
 
 from stepflow_tl.interventions import OddsEqualBridge, StepFlow, StepMomentum
-from stepflow_tl.models import ModelError, hook_name
+from stepflow_tl.models.view import ModelError, hook_name
 from stepflow_tl.saliency import step_saliency, token_saliency
-from stepflow_tl.trace import Trace
+from stepflow_tl.traces.trace import Trace
 
 TEXT = (
     "Tom has 3 pens.<think>He buys 4 more pens. So he has the sum. It is 7.</think>"

@@ -15,9 +15,9 @@ import torch
 from helpers import DATA
 from torch import Tensor
 
-from stepflow_tl.loading import load_model
+from stepflow_tl.models.loading import load_model
 from stepflow_tl.saliency import WorkFileError, attention, fused, hooked, step_saliency
-from stepflow_tl.trace import Trace
+from stepflow_tl.traces.trace import Trace
 
 TEXT = (
     "Tom has 3 pens.<think>He buys 4 more pens. So he has the sum. It is 7.</think>"

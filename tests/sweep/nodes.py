@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from stepflow_tl.strategies import Attempt, Plain
 from stepflow_tl.tasks import Grade, Item, WordProblems
+from stepflow_tl.tasks.strategies import Attempt, Plain
 
 
 def node_here() -> str:

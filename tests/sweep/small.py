@@ -7,9 +7,9 @@ from helpers import hooks_of
 from pandas.testing import assert_frame_equal
 
 from stepflow_tl.interventions import OddsEqualBridge
-from stepflow_tl.strategies import Decoding
 from stepflow_tl.sweep import Sweep, grid
 from stepflow_tl.tasks import WordProblems
+from stepflow_tl.tasks.strategies import Decoding
 
 PROBLEMS = WordProblems(n=2, difficulties=(1, 2))
 GRID = grid(OddsEqualBridge, tau_max=[0.0, 0.9, 1.0], layers="all")

@@ -8,10 +8,10 @@ from helpers import DATA
 from small import small
 from test_sweep import Stopping, counted
 
-from stepflow_tl.strategies import Decoding, SelfConsistency
 from stepflow_tl.sweep import ConfigError, Store, StoreError, read_config, resume
 from stepflow_tl.tasks import STYLES, Benchmark, BenchmarkError, Grade, WordProblems
 from stepflow_tl.tasks.grading import CodeTests
+from stepflow_tl.tasks.strategies import Decoding, SelfConsistency
 
 FILES = DATA / "benchmarks"
 GPQA = Benchmark(name="gpqa_diamond", path=FILES / "gpqa_diamond.csv", n=2)

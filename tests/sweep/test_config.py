@@ -6,16 +6,7 @@ import yaml
 from small import CELLS, DECODING, GRID, assert_same_rows, small
 from test_sweep import SAMPLED, Stopping, counted
 
-from stepflow_tl.chat import Chat
-from stepflow_tl.formats import Format
 from stepflow_tl.interventions import OddsEqualBridge, StepFlow, StepMomentum
-from stepflow_tl.strategies import (
-    BudgetForcing,
-    ChainOfThought,
-    Decoding,
-    Plain,
-    SelfConsistency,
-)
 from stepflow_tl.sweep import (
     ConfigError,
     Store,
@@ -28,7 +19,16 @@ from stepflow_tl.sweep import (
 )
 from stepflow_tl.sweep.config import PRESETS
 from stepflow_tl.tasks import WordProblems
+from stepflow_tl.tasks.strategies import (
+    BudgetForcing,
+    ChainOfThought,
+    Decoding,
+    Plain,
+    SelfConsistency,
+)
 from stepflow_tl.tasks.word_problems import make_problem
+from stepflow_tl.traces.chat import Chat
+from stepflow_tl.traces.formats import Format
 
 # A file says [16, 17] and 1, which annotations of tuples and floats do not admit.
 pytestmark = pytest.mark.usefixtures("unchecked")

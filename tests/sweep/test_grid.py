@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 
 from stepflow_tl.interventions import OddsEqualBridge, StepFlow, StepMomentum
-from stepflow_tl.strategies import Plain, SelfConsistency
 from stepflow_tl.sweep import BASELINE, Grid, Setting, grid, settings_columns
 from stepflow_tl.sweep.cells import arms_of
 from stepflow_tl.sweep.grid import from_spec, to_spec
+from stepflow_tl.tasks.strategies import Plain, SelfConsistency
 
 # Users write tau_max=0 and alpha=1, which annotations of floats do not admit.
 pytestmark = pytest.mark.usefixtures("unchecked")

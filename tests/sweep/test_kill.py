@@ -12,9 +12,9 @@ import torch
 from small import assert_same_rows
 
 from stepflow_tl.interventions import OddsEqualBridge
-from stepflow_tl.strategies import Decoding
 from stepflow_tl.sweep import Store, StoreError, Sweep, grid
 from stepflow_tl.tasks import WordProblems
+from stepflow_tl.tasks.strategies import Decoding
 
 FORK = multiprocessing.get_context("fork")
 KILLS = 20

@@ -8,12 +8,12 @@ import torch
 from small import DECODING, GRID, PROBLEMS, small
 
 from stepflow_tl import generate, load_model
-from stepflow_tl.formats import PLAIN, THINK, Format
 from stepflow_tl.interventions import StepMomentum
-from stepflow_tl.strategies import Decoding, Plain
 from stepflow_tl.sweep import Store, Sweep, grid, trace_of
 from stepflow_tl.sweep.cells import arms_of, batches_of
 from stepflow_tl.tasks import WordProblems
+from stepflow_tl.tasks.strategies import Decoding, Plain
+from stepflow_tl.traces.formats import PLAIN, THINK, Format
 
 IDENTITY = {"version": "0.1.0", "weights": "0123456789abcdef"}
 

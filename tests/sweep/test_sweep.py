@@ -10,14 +10,20 @@ import pandas as pd
 import pytest
 from small import CELLS, DECODING, GRID, PROBLEMS, assert_clean, assert_same_rows, small
 
-from stepflow_tl.formats import PLAIN, Format
 from stepflow_tl.interventions import InterventionWarning, OddsEqualBridge, StepFlow, StepMomentum
-from stepflow_tl.strategies import BudgetForcing, ChainOfThought, Decoding, Plain, SelfConsistency
 from stepflow_tl.sweep import Grid, LocalExecutor, Store, StoreError, Sweep, grid
 from stepflow_tl.sweep.cells import Arm, batches_of
 from stepflow_tl.sweep.executors import LocalWorkers
 from stepflow_tl.tasks import Grade, Item, Task, WordProblems
+from stepflow_tl.tasks.strategies import (
+    BudgetForcing,
+    ChainOfThought,
+    Decoding,
+    Plain,
+    SelfConsistency,
+)
 from stepflow_tl.tasks.word_problems import make_problem
+from stepflow_tl.traces.formats import PLAIN, Format
 
 SAMPLED = replace(DECODING, temperature=1.0)
 HASHED = Decoding(max_new_tokens=100, chat=False, format="plain")

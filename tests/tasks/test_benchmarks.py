@@ -10,7 +10,6 @@ from helpers import DATA
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepflow_tl.reading import read_response
 from stepflow_tl.tasks import (
     SOURCES,
     STYLES,
@@ -21,6 +20,7 @@ from stepflow_tl.tasks import (
     source_of,
 )
 from stepflow_tl.tasks.grading import CodeTests, same_letter
+from stepflow_tl.traces.reader import read_response
 
 FILES = DATA / "benchmarks"
 SAMPLES = {

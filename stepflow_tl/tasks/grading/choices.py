@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from stepflow_tl.answers import ResponseParts, last_boxed
 from stepflow_tl.tasks.base import Grade
 from stepflow_tl.tasks.grading.reading import (
     Response,
@@ -17,6 +16,7 @@ from stepflow_tl.tasks.grading.reading import (
     shown,
 )
 from stepflow_tl.tasks.records import LETTERS
+from stepflow_tl.traces.answers import ResponseParts, last_boxed
 
 _PLAIN: dict[int, str] = {  # full-width signs and letters, mathematical letters
     code: unicodedata.normalize("NFKC", chr(code))

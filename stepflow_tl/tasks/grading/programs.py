@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from stepflow_tl.answers import ResponseParts
 from stepflow_tl.tasks.base import Grade
 from stepflow_tl.tasks.grading.reading import Response, parts_of, passed, refused, shown
 from stepflow_tl.tasks.grading.running import Limits, Ran, run_program
+from stepflow_tl.traces.answers import ResponseParts
 
 _FENCES = ("```", "~~~")
 _PYTHON = ("python", "python3", "py")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from stepflow_tl.answers import last_boxed
 from stepflow_tl.tasks.base import Grade
 from stepflow_tl.tasks.grading.comparing import sole_number
 from stepflow_tl.tasks.grading.latex import Token, Unreadable, tokens_of, with_thousands
@@ -25,6 +24,7 @@ from stepflow_tl.tasks.grading.reading import (
 )
 from stepflow_tl.tasks.grading.shapes import Shape, read
 from stepflow_tl.tasks.grading.units import is_unit, with_plain_words
+from stepflow_tl.traces.answers import last_boxed
 
 _LONGEST = 100  # digits
 _LARGEST = 10 ** (2 * _LONGEST)  # that is written out in a verdict

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 
-from stepflow_tl.answers import ResponseParts, last_boxed
-from stepflow_tl.reading import read_response
 from stepflow_tl.tasks.base import Grade
+from stepflow_tl.traces.answers import ResponseParts, last_boxed
+from stepflow_tl.traces.reader import read_response
 
 _SHOWN = 80  # characters of an answer that a reason quotes
 LONGEST = 2000  # characters of a box; the longest answers of benchmarks have a few hundred

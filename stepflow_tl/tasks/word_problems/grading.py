@@ -9,9 +9,6 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from stepflow_tl.answers import ResponseParts
-from stepflow_tl.formats import THINK
-from stepflow_tl.reading import read_response
 from stepflow_tl.tasks.word_problems.sentences import (
     CONNECTIVES,
     FIRST_OPENERS,
@@ -21,6 +18,9 @@ from stepflow_tl.tasks.word_problems.sentences import (
     phrase,
 )
 from stepflow_tl.tasks.word_problems.world import Problem
+from stepflow_tl.traces.answers import ResponseParts
+from stepflow_tl.traces.formats import THINK
+from stepflow_tl.traces.reader import read_response
 
 ErrorKind = Literal[
     "forgot_premise",

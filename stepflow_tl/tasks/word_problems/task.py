@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from stepflow_tl.answers import ResponseParts
 from stepflow_tl.tasks.base import Grade, Item, Task
 from stepflow_tl.tasks.word_problems.grading import grade
 from stepflow_tl.tasks.word_problems.world import (
@@ -16,6 +15,7 @@ from stepflow_tl.tasks.word_problems.world import (
     Reach,
     make_problems,
 )
+from stepflow_tl.traces.answers import ResponseParts
 
 _DIFFICULTIES = range(1, LARGEST_DIFFICULTY + 1)
 

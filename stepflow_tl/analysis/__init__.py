@@ -1,0 +1,41 @@
+"""Analysis: what maps and results say. Diagnostics of maps, and small statistics of results.
+
+In reading order: `diagnostics` (Shallow Lock-in, Deep Decay), `intervals`, `paired` (two methods on
+the same problems), `labels` (permutation tests), `comparison` (whole sweeps).
+"""
+
+from stepflow_tl.analysis.comparison import compare
+from stepflow_tl.analysis.intervals import (
+    Bounds,
+    Estimate,
+    bootstrap_accuracy,
+    bootstrap_paired_difference,
+    clustered_difference,
+    proportion,
+)
+from stepflow_tl.analysis.labels import LabelTest, label_permutation_test, permute_labels
+from stepflow_tl.analysis.paired import (
+    PairedOutcome,
+    compare_paired,
+    holm,
+    mcnemar,
+    sign_flip_test,
+)
+
+__all__ = [
+    "Bounds",
+    "Estimate",
+    "LabelTest",
+    "PairedOutcome",
+    "bootstrap_accuracy",
+    "bootstrap_paired_difference",
+    "clustered_difference",
+    "compare",
+    "compare_paired",
+    "holm",
+    "label_permutation_test",
+    "mcnemar",
+    "permute_labels",
+    "proportion",
+    "sign_flip_test",
+]

@@ -1,0 +1,216 @@
+"""Shallow Lock-in and Deep Decay: what the step maps of a trace say, layer by layer.
+
+All shares are read off row-normalised maps, so that neither the length of the trace nor the scale
+of the loss decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from stepflow_tl.analysis import clustered_difference, label_permutation_test
+from stepflow_tl.saliency.maps import StepMap
+
+LOCK_IN = ("self_share", "neighbour_share", "question_share", "earlier_share", "lock_in")
+DECAY = ("summary_on_thinking", "summary_on_summary", "summary_on_question", "half_life")
+BLOCKS = ("final_block", "analysis_block", "final_heat_anomaly")
+FIGURES = (*LOCK_IN, *DECAY, *BLOCKS)
+
+
+def diagnose(step_map: StepMap) -> pd.DataFrame:
+    """The failure figures of one trace, a row per layer.
+
+    Shallow Lock-in, as mean shares of a thinking step's saliency (paper section 3.3), over the
+    thinking steps that have a neighbour and an earlier step:
+
+    - ``self_share``: on the step itself;
+    - ``neighbour_share``: on the step just before it;
+    - ``question_share``: on the question;
+    - ``earlier_share``: on all earlier thinking steps but the neighbour;
+    - ``lock_in``: self + neighbour; near 1 where the rest is ignored.
+
+    Deep Decay, as mean shares of a summary step's saliency:
+
+    - ``summary_on_thinking``, ``summary_on_summary``, ``summary_on_question``;
+    - ``half_life``: how many steps back from the summary hold half of its saliency on thinking
+      (interpolated; small: only the last steps are seen).
+
+    The authors' block figures, on the map as given (theirs are on unnormalised maps, causal zeros
+    included):
+
+    - ``final_block``: mean of M over summary x summary;
+    - ``analysis_block``: mean of M over thinking x thinking;
+    - ``final_heat_anomaly``: their ratio.
+
+    Args:
+        step_map: The map; a head axis is averaged away.
+
+    Returns:
+        Columns ``layer``, ``depth`` (0 to 1) and the figures; NaN where there are too few steps.
+    """
+    step_map = step_map.mean_over_heads()
+    segments = np.array([step.segment for step in step_map.steps])
+    raw = step_map.scores.double()
+    shares = step_map.normalize("row").scores.double().abs()
+    is_in = {
+        name: torch.from_numpy(segments == name) for name in ("question", "thinking", "summary")
+    }
+    layers = np.array(step_map.layers)
+    table = {"layer": layers, "depth": layers / max(1, step_map.n_layers - 1)}
+    figures = {
+        **_lock_in(shares, is_in["question"], is_in["thinking"]),
+        **_decay(shares, is_in["question"], is_in["thinking"], is_in["summary"]),
+        **block_figures(raw, is_in["thinking"], is_in["summary"]),
+    }
+    return pd.DataFrame(table | {name: values.numpy() for name, values in figures.items()})
+
+
+def _lock_in(
+    shares: Float[Tensor, "layer query_step key_step"],
+    question: Bool[Tensor, "step"],
+    thinking: Bool[Tensor, "step"],
+) -> dict[str, Float[Tensor, "layer"]]:
+    rows = thinking.nonzero()[2:, 0]  # from the third on, every share can be positive
+    neighbour = shares[:, rows, rows - 1]
+    own = shares[:, rows, rows]
+    on_question = shares[:, rows][:, :, question].sum(-1)
+    on_thinking = shares[:, rows][:, :, thinking].sum(-1)
+    return {
+        "self_share": _mean(own),
+        "neighbour_share": _mean(neighbour),
+        "question_share": _mean(on_question),
+        "earlier_share": _mean(on_thinking - own - neighbour),
+        "lock_in": _mean(own + neighbour),
+    }
+
+
+def _decay(
+    shares: Float[Tensor, "layer query_step key_step"],
+    question: Bool[Tensor, "step"],
+    thinking: Bool[Tensor, "step"],
+    summary: Bool[Tensor, "step"],
+) -> dict[str, Float[Tensor, "layer"]]:
+    rows = shares[:, summary]
+    return {
+        "summary_on_thinking": _mean(rows[:, :, thinking].sum(-1)),
+        "summary_on_summary": _mean(rows[:, :, summary].sum(-1)),
+        "summary_on_question": _mean(rows[:, :, question].sum(-1)),
+        "half_life": _half_life(rows[:, :, thinking].mean(1).flip(-1)),
+    }
+
+
+def _half_life(
+    by_distance: Float[Tensor, "layer distance"],
+) -> Float[Tensor, "layer"]:
+    """Distance within which half of each row's mass lies; the first entry spans (0, 1]."""
+    if by_distance.shape[1] == 0:
+        return torch.full(by_distance.shape[:1], torch.nan, dtype=by_distance.dtype)
+    total = by_distance.sum(-1, keepdim=True)
+    reached = by_distance.cumsum(-1) / total
+    at = (reached < 0.5).sum(-1, keepdim=True).clamp_max(by_distance.shape[1] - 1)
+    inside = by_distance.gather(-1, at) / total
+    before = reached.gather(-1, at) - inside
+    return (at + (0.5 - before) / inside)[:, 0]
+
+
+def block_figures(
+    scores: Float[Tensor, "layer query_step key_step"],
+    thinking: Bool[Tensor, "step"],
+    summary: Bool[Tensor, "step"],
+) -> dict[str, Float[Tensor, "layer"]]:
+    """The authors' three figures: means over whole square blocks, causal zeros included."""
+    final = _mean(scores[:, summary][:, :, summary].flatten(1))
+    analysis = _mean(scores[:, thinking][:, :, thinking].flatten(1))
+    return {
+        "final_block": final,
+        "analysis_block": analysis,
+        "final_heat_anomaly": final / analysis,
+    }
+
+
+def _mean(values: Float[Tensor, "layer item"]) -> Float[Tensor, "layer"]:
+    return values.mean(-1)  # NaN where there is nothing
+
+
+def compare_groups(
+    diagnoses: Sequence[pd.DataFrame],
+    *,
+    correct: Sequence[bool],
+    problems: Sequence[int | str],
+    strata: Sequence[int | str] | None = None,
+    seed: int = 0,
+    resamples: int = 2_000,
+) -> pd.DataFrame:
+    """Compare the figures of correct and wrong traces, layer by layer.
+
+    Args:
+        diagnoses: `diagnose` of each trace, all with the same layers.
+        correct: Whether each trace is correct.
+        problems: The problem each trace answers: the cluster of bootstrap and permutations.
+        strata: What the tests hold fixed, such as each problem's difficulty, which else drives both
+            figures and outcomes; by default all traces form one stratum.
+        seed: Of the bootstrap and of the permutations.
+        resamples: Number of bootstrap samples, and of permutations.
+
+    Returns:
+        A row per layer and figure: ``layer, depth, figure``, and for ``correct``, ``wrong`` and
+        ``difference`` (correct minus wrong) the value with ``_low`` and ``_high``, its 95%
+        percentile interval; ``n_correct, n_wrong``. Then, with labels permuted within strata:
+        ``difference_within``, correct minus wrong within strata (without strata, and with one trace
+        per problem, the plain ``difference``); its ``p_value``; and the same corrected for the
+        layers of its figure, ``p_holm`` (Holm 1979) and ``p_max`` (largest |t| of the layers).
+        Several traces of a problem keep their labels together: problems of a stratum with equally
+        many traces exchange theirs, and each set is shuffled within its problem; with the problems
+        as ``strata``, only the latter.
+
+    Raises:
+        ValueError: The sequences differ in length, a group is empty, or a problem lies in several
+            strata.
+    """
+    if not len(diagnoses) == len(correct) == len(problems):
+        raise ValueError(
+            f"expected as many diagnoses as labels and problems, got {len(diagnoses)}, "
+            f"{len(correct)} and {len(problems)}"
+        )
+    first = np.asarray(correct, dtype=bool)
+    if first.all() or not first.any():
+        raise ValueError(
+            f"expected traces of both kinds, got {int(first.sum())} correct and "
+            f"{int((~first).sum())} wrong"
+        )
+    if strata is not None and len(strata) != len(problems):
+        raise ValueError(f"expected {len(problems)} strata, one per trace, got {len(strata)}")
+    clusters = pd.factorize(pd.Series(list(problems)).astype(str))[0]
+    levels = np.zeros_like(clusters)
+    if strata is not None:
+        levels = pd.factorize(pd.Series(list(strata)).astype(str))[0]
+    values = np.stack([table[list(FIGURES)].to_numpy().ravel() for table in diagnoses])
+    groups = clustered_difference(values, first, clusters, seed=seed, resamples=resamples)
+    template = diagnoses[0]
+    families = np.tile(np.arange(len(FIGURES)), len(template))
+    tests = label_permutation_test(
+        values, first, clusters, levels, families, seed=seed, resamples=resamples
+    )
+    result = pd.DataFrame(
+        {
+            "layer": np.repeat(template["layer"].to_numpy(), len(FIGURES)),
+            "depth": np.repeat(template["depth"].to_numpy(), len(FIGURES)),
+            "figure": list(FIGURES) * len(template),
+        }
+    )
+    for name, (value, low, high) in zip(("correct", "wrong", "difference"), groups, strict=True):
+        result[name], result[f"{name}_low"], result[f"{name}_high"] = value, low, high
+    return result.assign(
+        n_correct=int(first.sum()),
+        n_wrong=int((~first).sum()),
+        difference_within=tests.difference,
+        p_value=tests.p_value,
+        p_holm=tests.p_holm,
+        p_max=tests.p_max,
+    )

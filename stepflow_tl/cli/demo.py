@@ -1,0 +1,264 @@
+"""The main job on the bundled reasoner, end to end: solve, look, repair, compare."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from stepflow_tl.analysis import PairedOutcome, compare_paired
+from stepflow_tl.analysis.diagnostics import compare_groups, diagnose
+from stepflow_tl.decoding.generation import generate
+from stepflow_tl.interventions import Ledger, StepFlow
+from stepflow_tl.models.loading import load_model
+from stepflow_tl.models.view import n_layers
+from stepflow_tl.plots import (
+    figure_accuracy,
+    figure_layer_curves,
+    figure_step_flow,
+    figure_token_and_step_maps,
+    save_figure,
+)
+from stepflow_tl.saliency import step_saliency, token_saliency
+from stepflow_tl.tasks import WordProblems
+from stepflow_tl.tasks.word_problems import Problem, Verdict, grade
+from stepflow_tl.traces.trace import Trace
+from stepflow_tl.version import versions
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """What the demo runs.
+
+    Attributes:
+        per_set: Problems in each set.
+        difficulties: A set for each of these numbers of operations. Where the reasoner fails here,
+            it mostly forgets or misreads a premise.
+        recall_difficulties: The same, of problems that add the count of just any earlier person;
+            where the reasoner fails here, it mostly carries a wrong value.
+        maps_per_outcome: At most this many correct, and as many wrong, traces are mapped, equally
+            many of both from each set, so that difficulty does not decide.
+        max_new_tokens: Where a response is cut.
+        batch_size: Problems decoded together.
+        seed: Of the problems.
+    """
+
+    per_set: int = 50
+    difficulties: tuple[int, ...] = (8, 16, 17, 18)
+    recall_difficulties: tuple[int, ...] = (6,)
+    maps_per_outcome: int = 60
+    max_new_tokens: int = 700
+    batch_size: int = 50
+    seed: int = 2026
+
+    @property
+    def task(self) -> WordProblems:
+        """The problems."""
+        return WordProblems(
+            n=self.per_set,
+            difficulties=self.difficulties,
+            recall=self.recall_difficulties,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Solved:
+    """One problem, the set it is from, the model's trace and what became of it."""
+
+    group: str
+    problem: Problem
+    trace: Trace
+    verdict: Verdict
+
+
+def run_demo(
+    out: str | Path, settings: DemoSettings | None = None, *, progress: bool = False
+) -> dict[str, Any]:
+    """Run the demo and write ``summary.json``, tables and pictures.
+
+    Args:
+        out: Folder to write to; made if missing.
+        settings: What to run.
+        progress: Show progress bars.
+
+    Returns:
+        The summary that was written.
+    """
+    settings = settings or DemoSettings()
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    model = load_model("reasoner", device="cpu")
+    baseline = solve(model, settings, progress=progress)
+    pairs = matched_pairs(baseline, settings.maps_per_outcome)
+    pictures = _draw_maps(model, pairs, folder, progress=progress)
+
+    flow = StepFlow.paper()
+    with flow.attach(model) as run:
+        repaired = solve(model, settings, progress=progress)
+    table = compare_runs(baseline, repaired)
+    table.to_csv(folder / "table.csv", index=False)
+    figure = figure_accuracy(table[table["problems"] != "all"], names=["baseline", "StepFlow"])
+    pictures += save_figure(figure, folder / "accuracy")
+
+    summary = {
+        "settings": asdict(settings),
+        "stepflow": [repr(item) for item in flow.interventions],
+        "table": json.loads(table.to_json(orient="records")),
+        "verdict": verdict_sentence(baseline, repaired),
+        "first_errors": {
+            "baseline": first_errors(baseline),
+            "StepFlow": first_errors(repaired),
+        },
+        "texts_changed": sum(
+            a.trace.response != b.trace.response for a, b in zip(baseline, repaired, strict=True)
+        ),
+        "mapped_traces_per_outcome": len(pairs),
+        "ledger": ledger_records(run.ledger),
+        "pictures": [path.name for path in pictures],
+        "versions": versions(),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def solve(model: Any, settings: DemoSettings, *, progress: bool = False) -> list[Solved]:
+    """Let the model solve the problems greedily, and grade it."""
+    problems = [
+        (group, problem) for group, drawn in settings.task.groups.items() for problem in drawn
+    ]
+    traces = generate(
+        model,
+        [problem.question for _, problem in problems],
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=settings.batch_size,
+        progress=progress,
+    )
+    return [
+        Solved(group, problem, trace, grade(problem, trace.response))
+        for (group, problem), trace in zip(problems, traces, strict=True)
+    ]
+
+
+def matched_pairs(solved: Sequence[Solved], limit: int) -> list[tuple[Solved, Solved]]:
+    """Correct and wrong traces, as many of both from each set in turn; complete traces only.
+
+    A trace is complete where it has at least three thinking steps and a summary.
+    """
+    complete = [
+        s
+        for s in solved
+        if len(s.trace.steps_in("thinking")) >= 3 and s.trace.steps_in("summary") and s.trace.ended
+    ]
+    by_set: list[list[tuple[Solved, Solved]]] = []
+    for group in dict.fromkeys(s.group for s in complete):
+        right, wrong = (
+            [s for s in complete if s.group == group and s.verdict.correct == outcome]
+            for outcome in (True, False)
+        )
+        by_set.append(list(zip(right, wrong, strict=False)))
+    in_turn = [pair for pairs in zip_longest(*by_set) for pair in pairs if pair is not None]
+    return in_turn[:limit]
+
+
+def compare_runs(baseline: Sequence[Solved], repaired: Sequence[Solved]) -> pd.DataFrame:
+    """Accuracy of both runs by set, and over all, with 95% intervals and paired tests."""
+    pairs = list(zip(baseline, repaired, strict=True))
+    rows = []
+    for group in [*dict.fromkeys(s.group for s in baseline), "all"]:
+        chosen = [pair for pair in pairs if group in ("all", pair[0].group)]
+        outcome = compare_paired(
+            [a.verdict.correct for a, _ in chosen], [b.verdict.correct for _, b in chosen]
+        )
+        rows.append({"problems": group, **_columns(outcome)})
+    return pd.DataFrame(rows)
+
+
+def verdict_sentence(baseline: Sequence[Solved], repaired: Sequence[Solved]) -> str:
+    """In one sentence, whether StepFlow helped."""
+    outcome = compare_paired(
+        [s.verdict.correct for s in baseline], [s.verdict.correct for s in repaired]
+    )
+    if outcome.p_value < 0.05:
+        effect = "helped" if outcome.difference.value > 0 else "hurt"
+    else:
+        effect = "made no significant difference to"
+    return (
+        f"StepFlow at the paper's defaults {effect} the bundled reasoner: accuracy "
+        f"{outcome.before} -> {outcome.after}, difference {outcome.difference}, n = {outcome.n}, "
+        f"{outcome.fixed} fixed, {outcome.broken} broken, exact McNemar p = {outcome.p_value:.3g}."
+    )
+
+
+def first_errors(solved: Sequence[Solved]) -> dict[str, int]:
+    """How often each kind of error came first in a wrong trace."""
+    kinds = Counter(str(s.verdict.first_error) for s in solved if not s.verdict.correct)
+    return dict(kinds.most_common())
+
+
+def ledger_records(ledger: Ledger) -> list[dict[str, Any]]:
+    """The ledger as JSON-able rows."""
+    records: list[dict[str, Any]] = json.loads(ledger.to_dataframe().to_json(orient="records"))
+    return records
+
+
+def _columns(outcome: PairedOutcome) -> dict[str, float | int]:
+    columns: dict[str, float | int] = {"n": outcome.n}
+    for name, estimate in (
+        ("baseline", outcome.before),
+        ("StepFlow", outcome.after),
+        ("difference", outcome.difference),
+    ):
+        columns[name] = estimate.value
+        columns[f"{name}_low"], columns[f"{name}_high"] = estimate.low, estimate.high
+    return columns | {
+        "fixed": outcome.fixed,
+        "broken": outcome.broken,
+        "p_value": outcome.p_value,
+    }
+
+
+def _draw_maps(
+    model: Any, pairs: Sequence[tuple[Solved, Solved]], folder: Path, *, progress: bool
+) -> list[Path]:
+    """Step maps of one pair, and the failure curves of all; nothing where no pair was found."""
+    if not pairs:
+        return []
+    named = dict(zip(("correct", "wrong"), pairs[0], strict=True))
+    maps = {name: step_saliency(model, solved.trace) for name, solved in named.items()}
+    tokens = {name: token_saliency(model, solved.trace).mean(0) for name, solved in named.items()}
+    for name, solved in named.items():
+        solved.trace.save(folder / f"trace_{name}.safetensors")
+        maps[name].save(folder / f"step_map_{name}.safetensors")
+    pictures = save_figure(
+        figure_token_and_step_maps(
+            {f"{name} trace": (tokens[name], named[name].trace, maps[name]) for name in named}
+        ),
+        folder / "token_and_step_maps",
+    )
+    pictures += save_figure(
+        figure_step_flow({f"{name} trace": maps[name] for name in named}), folder / "step_flow"
+    )
+    everyone = [solved for pair in pairs for solved in pair]
+    comparison = compare_groups(
+        [
+            diagnose(step_saliency(model, solved.trace))
+            for solved in tqdm(everyone, unit="map", disable=not progress)
+        ],
+        correct=[solved.verdict.correct for solved in everyone],
+        problems=[s.problem.question for s in everyone],
+        strata=[s.group for s in everyone],
+    )
+    comparison.to_csv(folder / "failure_curves.csv", index=False)
+    figure = figure_layer_curves(comparison, n_layers=n_layers(model))
+    return pictures + save_figure(figure, folder / "failure_curves")

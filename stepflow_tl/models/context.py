@@ -1,0 +1,43 @@
+"""How many positions a model was made for, rotary scaling respected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stepflow_tl.models.huggingface import huggingface_model, text_config
+
+_ALREADY_SCALED = ("default", "llama3", "longrope", "su", "proportional")
+"""Kinds of rotary embedding whose ``max_position_embeddings`` is what they allow."""
+
+
+def context_length(model: Any) -> int | None:
+    """Number of positions that a model may be run on; None where nothing limits it.
+
+    Of a `HookedTransformer` it is ``cfg.n_ctx``, beyond which its masks and rotations end. Of a
+    Hugging Face model, plain or bridged, it is ``max_position_embeddings``, multiplied by the
+    factor of linear, dynamic or YaRN scaling where the configuration gives the length before it.
+
+    Args:
+        model: Any model.
+    """
+    original = huggingface_model(model)
+    if original is None:
+        return int(model.cfg.n_ctx)
+    config = text_config(original)
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None:
+        return None
+    return max(int(positions), _scaled(int(positions), getattr(config, "rope_parameters", None)))
+
+
+def _scaled(positions: int, rope: Any) -> int:
+    """What a rotary scaling stretches a length to; 0 for none, or one by kinds of layer."""
+    if not isinstance(rope, Mapping) or any(isinstance(value, Mapping) for value in rope.values()):
+        return 0  # of kinds of layer (Gemma 3), the configuration gives the length after scaling
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    factor = rope.get("factor")
+    if kind in _ALREADY_SCALED or not isinstance(factor, (int, float)):
+        return 0
+    before = rope.get("original_max_position_embeddings") or positions
+    return int(before * factor)

@@ -1,0 +1,130 @@
+"""Loading models and tokenizers, with an error for each thing that can go wrong."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from stepflow_tl.models.hub import explain, weights_size
+from stepflow_tl.models.huggingface import (
+    nothing_installed,
+)
+from stepflow_tl.models.memory import enough_memory, in_gib
+from stepflow_tl.models.precision import AUTO, own_dtype, read_dtype
+from stepflow_tl.models.view import ModelError
+from stepflow_tl.reasoner import WEIGHTS
+
+
+def load_model(
+    name: str | Path = "reasoner",
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    **boot_options: Any,
+) -> Any:
+    """Load a model as a `TransformerBridge`.
+
+    Args:
+        name: ``"reasoner"`` (the bundled model), a Hugging Face name, or a local folder.
+        device: Where to; None for a GPU where there is one.
+        dtype: Precision of the weights: "float32", "bfloat16", "float16", "float64" or such a
+            type; "auto" for the checkpoint's own; None for float32, or for that of ``hf_model``.
+        **boot_options: Passed on to ``TransformerBridge.boot_transformers`` (`revision`,
+            `hf_model` for a model loaded elsewhere, such as a quantised one, `device_map`, ...).
+
+    Returns:
+        The bridge, in evaluation mode.
+
+    Raises:
+        ModelError: There is no such model, folder or usable checkpoint; it is gated; there is no
+            room for it on the disk or in memory; `dtype` is no precision to run a model in; or the
+            installed transformer-lens has no such option.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers.utils import logging as hf_logging
+
+    path = WEIGHTS if str(name) == "reasoner" else Path(name)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ModelError(
+            f"expected a Hugging Face checkpoint in {path}, found no config.json there"
+        )
+    source = str(path) if path.is_dir() else str(name)
+    _check_options(TransformerBridge.boot_transformers, boot_options)
+    if device is not None:
+        boot_options["device"] = str(device)
+    bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        exact = _load_dtype(source, dtype, boot_options)
+        with nothing_installed(), enough_memory(ModelError, lambda: _smaller(source, exact)):
+            model = TransformerBridge.boot_transformers(source, dtype=exact, **boot_options)
+    except ModelError:
+        raise
+    except (OSError, ValueError, SafetensorError, RuntimeError, AssertionError) as error:
+        raise ModelError(explain(str(name), error)) from error
+    finally:
+        if bars:
+            hf_logging.enable_progress_bar()
+    model.eval()
+    return model
+
+
+def load_tokenizer(name: str | Path = "reasoner") -> Any:
+    """Load a model's tokenizer, and nothing else of it.
+
+    Args:
+        name: As for `load_model`.
+
+    Raises:
+        ModelError: There is no such model, or no usable tokenizer in it.
+    """
+    from transformers import AutoTokenizer
+
+    source = WEIGHTS if str(name) == "reasoner" else name
+    try:
+        return AutoTokenizer.from_pretrained(str(source))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"no tokenizer: {explain(str(name), error)}") from error
+
+
+def _check_options(boot: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    known = inspect.signature(boot).parameters
+    unknown = [name for name in options if name not in known]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        raise ModelError(
+            f"the installed transformer-lens loads a model with none of {unknown}: expected some "
+            f"of {[name for name in known if name not in ('model_name', 'dtype')]}"
+        )
+
+
+def _load_dtype(
+    source: str, dtype: str | torch.dtype | None, options: dict[str, Any]
+) -> torch.dtype:
+    """The precision to load in, or of the model that is given."""
+    given = options.get("hf_model")
+    if given is not None:
+        read_dtype(AUTO if dtype is None else dtype, ModelError)
+        own: torch.dtype = given.dtype
+        return own
+    exact = torch.float32 if dtype is None else read_dtype(dtype, ModelError)
+    if exact is not None:
+        return exact
+    from transformers import AutoConfig
+
+    known = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
+    return own_dtype(AutoConfig.from_pretrained(source, **known))
+
+
+def _smaller(source: str, dtype: torch.dtype) -> str:
+    size = weights_size(source, dtype)
+    exact = str(dtype).removeprefix("torch.")
+    weights = "the weights" if size is None else f"weights of {in_gib(size)}"
+    return (
+        f"expected room for {weights} in {exact}; load with dtype='bfloat16' (half of float32), "
+        "over several devices with device_map='auto', or quantised, as hf_model=..."
+    )

@@ -1,0 +1,422 @@
+"""The rows of a batch as they are read: one reader each, their labels, where their steps start.
+
+Whoever drives a model makes the `Rows` of its batch, pushes every token once and publishes them;
+trackers of interventions find them there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import takewhile
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from stepflow_tl.traces.formats import Format
+from stepflow_tl.traces.reader import FRAME, TokenLabel, TraceReader
+from stepflow_tl.traces.trace import Trace
+
+PADDING = -1
+"""Segment of padding tokens, and of whatever follows the end token."""
+
+QUESTION, THINKING, SUMMARY = 0, 1, 2
+
+_SPACE = 8  # tokens of white space that may follow the end of a template
+
+
+class TrackingError(RuntimeError):
+    """The model was run in a way that leaves a row's position unknown."""
+
+
+class StepStart(NamedTuple):
+    """A step that begins in this forward pass.
+
+    Attributes:
+        row: Row of the batch.
+        position: Position of its first token.
+        segment: Its segment (1 thinking, 2 summary).
+        previous: Half-open span of positions of the step before it, in thinking or summary.
+    """
+
+    row: int
+    position: int
+    segment: int
+    previous: tuple[int, int]
+
+
+def last_step(segments: Sequence[int], steps: Sequence[int]) -> tuple[int, int] | None:
+    """Span of the last step of thinking or summary; None without one."""
+    for last in range(len(steps) - 1, -1, -1):
+        if steps[last] != FRAME and segments[last] >= THINKING:
+            return steps.index(steps[last]), last + 1
+    return None
+
+
+def places(
+    starts: Sequence[StepStart], first: int, device: torch.device
+) -> tuple[Int[Tensor, "start"], Int[Tensor, "start"]]:
+    """Row and query of each step start in a pass whose first query has position `first`."""
+    at = torch.tensor([[start.row, start.position - first] for start in starts])
+    rows, queries = at.to(device, non_blocking=True).unbind(1)
+    return rows, queries
+
+
+@runtime_checkable
+class Labels(Protocol):
+    """Anything that labels one sequence's tokens in order: a `TraceReader`, or a known trace."""
+
+    labels: list[TokenLabel]
+    question_tokens: tuple[int, int] | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether an end token was read: what follows belongs to no segment."""
+
+    def push(self, token_id: int) -> TokenLabel:
+        """Label the next token."""
+
+
+class KnownTrace:
+    """Labels of a trace that was read before."""
+
+    def __init__(self, trace: Trace, end_ids: frozenset[int]) -> None:
+        self._all = [
+            TokenLabel(segment, step)
+            for segment, step in zip(
+                trace.segment_of_token.tolist(), trace.step_of_token.tolist(), strict=True
+            )
+        ]
+        self.labels: list[TokenLabel] = []
+        self.question_tokens: tuple[int, int] | None = None
+        response = trace.token_ids[trace.prompt_length :].tolist()
+        ends = (trace.prompt_length + i for i, token in enumerate(response) if token in end_ids)
+        self._end = next(ends, len(trace))
+
+    @property
+    def ended(self) -> bool:
+        """True once the end token was passed."""
+        return len(self.labels) > self._end
+
+    def push(self, token_id: int) -> TokenLabel:
+        """Label of the next token of the trace; the id is not looked at."""
+        if len(self.labels) == len(self._all):
+            raise TrackingError(
+                f"expected the hooks to run on the {len(self._all)} tokens of the trace that they "
+                "were made for, got more; make them for the longer trace, or use StepFlow.attach"
+            )
+        self.labels.append(self._all[len(self.labels)])
+        return self.labels[-1]
+
+
+class Row:
+    """One sequence of the batch.
+
+    Args:
+        labels: Labels its tokens.
+        pads: Number of padding tokens at its left; None to count those of `pad_id`.
+        pad_id: Id of padding tokens.
+
+    Attributes:
+        columns: Its tokens so far, padding included.
+        segments: Segment of each column; `PADDING` for padding and for what follows the end.
+        steps: Step of each column; `FRAME` for none.
+        starts: Column, segment and the span of the step before, of each step of thinking or
+            summary that follows another.
+        open: Columns of its last step of thinking or summary so far.
+    """
+
+    def __init__(self, labels: Labels, pads: int | None, pad_id: int | None = None) -> None:
+        self.columns: list[int] = []
+        self.segments: list[int] = []
+        self.steps: list[int] = []
+        self.starts: list[tuple[int, int, tuple[int, int]]] = []
+        self.open: tuple[int, int] | None = None
+        self._open_step = FRAME
+        self._labels = labels
+        self._declared_pads, self._pad_id = pads, pad_id
+        self._pads = 0  # read so far
+        self._finished = False
+
+    def read(self, columns: Sequence[int]) -> int:
+        """Go on with the next columns of this row of the batch.
+
+        Returns:
+            The first column whose labels are new, or other than before.
+        """
+        first = len(self.steps)
+        for token_id in columns:
+            self.columns.append(token_id)
+            if self._is_padding(token_id):
+                self._pads += 1
+                self.segments.append(PADDING)
+                self.steps.append(FRAME)
+                continue
+            if self._finished:  # what is decoded for it, as long as others go on, is not read
+                self.segments.append(PADDING)
+                self.steps.append(FRAME)
+                continue
+            over = self._labels.ended
+            segment, step = self._labels.push(token_id)
+            over = over and self._labels.ended
+            self._note_start(segment, step)
+            self.segments.append(PADDING if over else segment)
+            self.steps.append(step)
+        return min(first, self._note_question())
+
+    @property
+    def pads(self) -> int:
+        """Number of padding tokens at its left, so far as they were read."""
+        return self._pads
+
+    @property
+    def ended(self) -> bool:
+        """Whether the row's end token was read, or it is finished."""
+        return self._finished or self._labels.ended
+
+    @property
+    def reader(self) -> TraceReader:
+        """What reads it.
+
+        Raises:
+            TypeError: Its labels are those of a known trace.
+        """
+        if not isinstance(self._labels, TraceReader):
+            raise TypeError(f"expected a row that is being read, got {self._labels!r}")
+        return self._labels
+
+    def finish(self) -> None:
+        """Read no more: whatever follows is padding."""
+        self._finished = True
+
+    def end_prompt(self, ending: str) -> bool:
+        """Say that a prompt of unknown length ends here, if it ends with this text.
+
+        Returns:
+            Whether it does: its question is known now.
+        """
+        reader = self._labels
+        if not isinstance(reader, TraceReader) or not reader.waits:
+            return False
+        if not "".join(reader.texts[-len(ending) - _SPACE :]).rstrip().endswith(ending):
+            return False
+        reader.end_prompt()
+        self._note_question()
+        return True
+
+    def starts_in(self, first: int, stop: int) -> list[tuple[int, int, tuple[int, int]]]:
+        """The `starts` among some columns, in order."""
+        found = list(takewhile(lambda start: start[0] >= first, reversed(self.starts)))
+        return [start for start in reversed(found) if start[0] < stop]
+
+    def open_at(self, stop: int) -> tuple[int, int] | None:
+        """Columns of the last step of thinking or summary before `stop`; None after the end."""
+        if stop == len(self.steps):
+            return None if self.ended else self.open
+        return last_step(self.segments[:stop], self.steps[:stop])
+
+    def _is_padding(self, token_id: int) -> bool:
+        if self._declared_pads is not None:
+            return self._pads < self._declared_pads
+        return token_id == self._pad_id and not self._labels.labels
+
+    def _note_question(self) -> int:
+        """Take over the question's step once its prompt is complete; the first column changed."""
+        span = self._labels.question_tokens
+        if span is None or self.steps[self._pads + span[0]] != FRAME:
+            return len(self.steps)
+        for i in range(*span):
+            self.steps[self._pads + i] = self._labels.labels[i].step
+        return self._pads + span[0]
+
+    def _note_start(self, segment: int, step: int) -> None:
+        position = len(self.steps)
+        if step == FRAME or segment == QUESTION:
+            return
+        if self.open is not None and step == self._open_step:
+            self.open = (self.open[0], position + 1)
+            return
+        if self.open is not None:
+            self.starts.append((position, segment, self.open))
+        self.open, self._open_step = (position, position + 1), step
+
+
+class Rows:
+    """The rows of a batch, in step: every push adds the same number of columns to each.
+
+    Args:
+        rows: The rows, before any column.
+
+    Attributes:
+        revision: Counts what changes labels of columns read before.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.revision = 0
+        self._rows = list(rows)
+
+    @classmethod
+    def of_prompts(
+        cls,
+        tokenizer: Any,
+        prompts: Sequence[Sequence[int]],
+        form: Format,
+        *,
+        pad_id: int,
+        end_ids: frozenset[int] = frozenset(),
+    ) -> Rows:
+        """The rows of left-padded prompts, which are read at once.
+
+        Args:
+            tokenizer: The model's tokenizer.
+            prompts: Token ids of each prompt, without padding.
+            form: How responses are written.
+            pad_id: Id of padding tokens.
+            end_ids: Ids that end a response.
+        """
+        longest = max(len(prompt) for prompt in prompts)
+        pads = [longest - len(prompt) for prompt in prompts]
+        readers = [
+            TraceReader(tokenizer, form, prompt_length=len(prompt), end_ids=end_ids)
+            for prompt in prompts
+        ]
+        rows = cls([Row(reader, pad, pad_id) for reader, pad in zip(readers, pads, strict=True)])
+        rows.push([[pad_id] * pad + list(p) for pad, p in zip(pads, prompts, strict=True)])
+        return rows
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._rows)
+
+    def __getitem__(self, row: int) -> Row:
+        """One row."""
+        return self._rows[row]
+
+    def __iter__(self) -> Iterator[Row]:
+        """The rows in their order in the batch."""
+        return iter(self._rows)
+
+    @property
+    def width(self) -> int:
+        """Number of columns read so far, padding included."""
+        return len(self._rows[0].steps) if self._rows else 0
+
+    def push(self, columns: Sequence[Sequence[int]]) -> None:
+        """Read the next tokens of every row.
+
+        Raises:
+            TrackingError: They are of another number of rows.
+        """
+        if len(columns) != len(self._rows):
+            raise TrackingError(f"expected a batch of {len(self._rows)} rows, got {len(columns)}")
+        width = self.width
+        changed = [row.read(new) for row, new in zip(self._rows, columns, strict=True)]
+        self.revision += bool(width) and min(changed) < width
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Announce that the batch now consists of these of its rows, in this order.
+
+        Raises:
+            TrackingError: A row is named twice (each has one reader), or there is none such.
+        """
+        if len(set(rows)) < len(rows) or not set(rows) <= set(range(len(self._rows))):
+            raise TrackingError(
+                f"expected some of the rows 0 to {len(self._rows) - 1}, each once, got {list(rows)}"
+            )
+        self._rows = [self._rows[row] for row in rows]
+        self.revision += 1
+
+    def end_prompts(self, ending: str) -> None:
+        """Say that prompts of unknown length end here, where they end with this text."""
+        self.revision += any([row.end_prompt(ending) for row in self._rows])
+
+    def follow(self, tokens: Sequence[Sequence[int]], start: int) -> None:
+        """Make sure that a forward pass runs the tokens that these rows hold from `start` on.
+
+        Raises:
+            TrackingError: It runs others: rows were changed without `select`, or not pushed.
+        """
+        if len(tokens) != len(self._rows):
+            raise TrackingError(
+                f"expected a batch of {len(self._rows)} rows, got {len(tokens)}: a change of the "
+                "rows must be announced by Rows.select"
+            )
+        for number, (row, new) in enumerate(zip(self._rows, tokens, strict=True)):
+            held = row.columns[start : start + len(new)]
+            if list(new) != held:
+                raise TrackingError(
+                    f"expected row {number} to run the tokens {held[:8]} from position {start} on, "
+                    f"which Rows holds, got {list(new)[:8]}: tokens must be pushed, and a change "
+                    "of the rows announced by Rows.select"
+                )
+
+
+_published: ContextVar[tuple[Any, Rows | Trace] | None] = ContextVar(
+    "stepflow_tl_published", default=None
+)
+
+
+@contextmanager
+def publish(model: Any, read: Rows | Trace) -> Iterator[None]:
+    """Let trackers of a model know what it runs inside this block.
+
+    Args:
+        model: The model that will be run.
+        read: The rows of its batch; or a known trace, that every row of the batch runs.
+    """
+    token = _published.set((model, read))
+    try:
+        yield
+    finally:
+        _published.reset(token)
+
+
+def published(model: Any) -> Rows | Trace | None:
+    """What whoever drives a model has published of it; None for nothing."""
+    found = _published.get()
+    return found[1] if found is not None and found[0] is model else None
+
+
+class LabelBuffer:
+    """Segment and step of every position of a batch, on a device.
+
+    It grows by doubling, so that a forward pass copies no labels but those that are new.
+
+    Args:
+        rows: Number of rows of the batch.
+        device: Where the labels live.
+    """
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self._held: Int[Tensor, "kind batch capacity"] = torch.empty(
+            2, rows, 0, dtype=torch.long, device=device
+        )
+        self._length = 0
+
+    @property
+    def segment(self) -> Int[Tensor, "batch pos"]:
+        """Segment of every position so far."""
+        return self._held[0, :, : self._length]
+
+    @property
+    def step(self) -> Int[Tensor, "batch pos"]:
+        """Step of every position so far."""
+        return self._held[1, :, : self._length]
+
+    def write(self, rows: Sequence[Row], first: int, stop: int | None = None) -> None:
+        """Take over the labels of all rows from column `first` to before `stop`."""
+        labels = [
+            [row.segments[first:stop] for row in rows],
+            [row.steps[first:stop] for row in rows],
+        ]
+        new = torch.tensor(labels, dtype=torch.long)
+        self._length = first + new.shape[2]
+        if self._length > self._held.shape[2]:
+            with torch.inference_mode(False):  # else it could be written in that mode only
+                room = self._held.new_empty(*self._held.shape[:2], 2 * self._length)
+            room[..., :first] = self._held[..., :first]
+            self._held = room
+        self._held[..., first : self._length].copy_(new, non_blocking=True)
