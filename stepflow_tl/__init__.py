@@ -15,10 +15,19 @@ from stepflow_tl.analysis import compare
 from stepflow_tl.analysis.diagnostics import compare_groups, diagnose
 from stepflow_tl.decoding.budget import ThinkingBudget
 from stepflow_tl.decoding.generation import generate
+from stepflow_tl.errors import (
+    BenchmarkError,
+    GenerationError,
+    InterventionWarning,
+    ModelError,
+    StepMapError,
+    StoreError,
+    TraceError,
+    WorkFileError,
+)
 from stepflow_tl.interventions import (
     GradientMomentum,
     Intervention,
-    InterventionWarning,
     Ledger,
     OddsEqualBridge,
     StepFlow,
@@ -27,16 +36,9 @@ from stepflow_tl.interventions import (
 )
 from stepflow_tl.models.layers import resolve_layers
 from stepflow_tl.models.loading import load_model
-from stepflow_tl.models.view import ModelError
-from stepflow_tl.saliency import (
-    StepMap,
-    StepMapError,
-    WorkFileError,
-    step_saliency,
-    token_saliency,
-)
-from stepflow_tl.sweep import Grid, LocalExecutor, RayExecutor, Store, StoreError, Sweep, grid
-from stepflow_tl.tasks import Benchmark, BenchmarkError, Task, WordProblems
+from stepflow_tl.saliency import StepMap, step_saliency, token_saliency
+from stepflow_tl.sweep import Grid, LocalExecutor, RayExecutor, Store, Sweep, grid
+from stepflow_tl.tasks import Benchmark, Task, WordProblems
 from stepflow_tl.tasks.strategies import (
     BudgetForcing,
     ChainOfThought,
@@ -45,9 +47,9 @@ from stepflow_tl.tasks.strategies import (
     SelfConsistency,
     Strategy,
 )
-from stepflow_tl.traces.chat import Chat, GenerationError
+from stepflow_tl.traces.chat import Chat
 from stepflow_tl.traces.formats import Format
-from stepflow_tl.traces.trace import Segment, Step, Trace, TraceError
+from stepflow_tl.traces.trace import Segment, Step, Trace
 from stepflow_tl.version import __version__
 
 __all__ = [

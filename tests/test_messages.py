@@ -1,6 +1,7 @@
 """What the package says: every error quotes what came or what was expected, and nothing prints."""
 
 import ast
+import builtins
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import stepflow_tl
+from stepflow_tl import errors
 
 PACKAGE = Path(stepflow_tl.__file__).parent
 PATHS = sorted(PACKAGE.rglob("*.py"))
@@ -86,3 +88,26 @@ def test_modules_open_with_a_docstring(path: Path) -> None:
 )
 def test_the_packages_errors_are_value_errors_too(error: type[Exception]) -> None:
     assert issubclass(error, ValueError)
+
+
+ALONE = {"tasks/grading/guarded.py", "tasks/grading/math_worker.py"}  # scripts of their own
+
+
+def test_every_error_has_one_base() -> None:
+    raised = {
+        (str(path.relative_to(PACKAGE)), node.exc.func.id)
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Raise)
+        and isinstance(node.exc, ast.Call)
+        and isinstance(node.exc.func, ast.Name)
+    }
+    bare = {(file, name) for file, name in raised if file not in ALONE and hasattr(builtins, name)}
+    kept = {"FileNotFoundError", "OSError", "NotImplementedError", "ImportError", "PermissionError"}
+    assert {name for _, name in bare} <= kept, bare
+    classes = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    for kind in classes:
+        assert issubclass(kind, (errors.StepFlowError, errors.InterventionWarning))
+        assert kind is errors.StepFlowError or issubclass(
+            kind, (ValueError, TypeError, RuntimeError, UserWarning)
+        )

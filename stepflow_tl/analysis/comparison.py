@@ -15,6 +15,7 @@ from stepflow_tl.analysis.intervals import (
     proportion,
 )
 from stepflow_tl.analysis.paired import holm, mcnemar, sign_flip_test
+from stepflow_tl.errors import SettingError
 
 ALL = "all"
 SAMPLE = "seed"
@@ -75,7 +76,7 @@ def compare(
     _check(rows, keys, outcome)
     arms = rows[arm].unique().tolist()
     if baseline not in arms or len(arms) < 2:
-        raise ValueError(
+        raise SettingError(
             f"expected the baseline and another arm in column {arm!r}, got baseline {baseline!r} "
             f"and arms {arms}"
         )
@@ -105,24 +106,24 @@ def compare(
 def _check(rows: pd.DataFrame, keys: list[str], outcome: str) -> None:
     columns = [*keys, outcome]
     if missing := [column for column in columns if column not in rows.columns]:
-        raise ValueError(f"expected columns {columns}, got none named {missing}")
+        raise SettingError(f"expected columns {columns}, got none named {missing}")
     if rows.empty:
-        raise ValueError("expected a row per answer, got no rows")
+        raise SettingError("expected a row per answer, got no rows")
     for column in columns:
         if empty := int(rows[column].isna().sum()):
-            raise ValueError(f"expected a value in every row, got {empty} empty in {column!r}")
+            raise SettingError(f"expected a value in every row, got {empty} empty in {column!r}")
     if strange := [value for value in rows[outcome].unique().tolist() if value not in (0, 1)]:
-        raise ValueError(f"expected outcomes 0 and 1 in {outcome!r}, got {strange[:3]}")
+        raise SettingError(f"expected outcomes 0 and 1 in {outcome!r}, got {strange[:3]}")
     if len(twice := rows[rows.duplicated(keys[:3])]):
         first = dict(zip(keys[:3], twice[keys[:3]].iloc[0].tolist(), strict=True))
-        raise ValueError(f"expected each answer once, got {len(twice)} again, the first: {first}")
+        raise SettingError(f"expected each answer once, got {len(twice)} again, the first: {first}")
 
 
 def _check_same_problems(means: pd.DataFrame, arms: list[Hashable]) -> None:
     lacking = means.isna().sum()
     if lacking.any():
         counts = {name: n for name, n in zip(arms, lacking.tolist(), strict=True) if n}
-        raise ValueError(
+        raise SettingError(
             f"expected every arm to answer the same {len(means)} problems, got arms that lack some "
             f"(how many): {counts}; compare only the problems that all arms answered"
         )
@@ -133,12 +134,12 @@ def _groups(table: pd.DataFrame, problem: str, by: str) -> dict[Hashable, pd.Ind
     of_problem = table[[problem, by]].drop_duplicates().set_index(problem)[by]
     if not of_problem.index.is_unique:
         twice = of_problem.index[of_problem.index.duplicated()].tolist()[0]
-        raise ValueError(
+        raise SettingError(
             f"expected each problem in one group, got problem {twice!r} in "
             f"{of_problem.loc[twice].tolist()}"
         )
     if ALL in (names := of_problem.unique().tolist()):
-        raise ValueError(f"expected groups with names other than {ALL!r}, got {names}")
+        raise SettingError(f"expected groups with names other than {ALL!r}, got {names}")
     return {name: of_problem.index[of_problem == name] for name in names}
 
 

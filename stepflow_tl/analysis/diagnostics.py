@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from stepflow_tl.analysis import clustered_difference, label_permutation_test
+from stepflow_tl.errors import SettingError
 from stepflow_tl.saliency.maps import StepMap
 
 LOCK_IN = ("self_share", "neighbour_share", "question_share", "earlier_share", "lock_in")
@@ -174,18 +175,18 @@ def compare_groups(
             strata.
     """
     if not len(diagnoses) == len(correct) == len(problems):
-        raise ValueError(
+        raise SettingError(
             f"expected as many diagnoses as labels and problems, got {len(diagnoses)}, "
             f"{len(correct)} and {len(problems)}"
         )
     first = np.asarray(correct, dtype=bool)
     if first.all() or not first.any():
-        raise ValueError(
+        raise SettingError(
             f"expected traces of both kinds, got {int(first.sum())} correct and "
             f"{int((~first).sum())} wrong"
         )
     if strata is not None and len(strata) != len(problems):
-        raise ValueError(f"expected {len(problems)} strata, one per trace, got {len(strata)}")
+        raise SettingError(f"expected {len(problems)} strata, one per trace, got {len(strata)}")
     clusters = pd.factorize(pd.Series(list(problems)).astype(str))[0]
     levels = np.zeros_like(clusters)
     if strata is not None:

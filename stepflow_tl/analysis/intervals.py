@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.stats import binomtest
 
+from stepflow_tl.errors import SettingError
+
 Bounds = Float[np.ndarray, "3 column"]
 """Value, low and high of each column."""
 
@@ -34,7 +36,7 @@ def proportion(successes: int, n: int) -> Estimate:
         ValueError: n is not positive, or there are more successes than trials.
     """
     if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"expected 0 <= successes <= n and n >= 1, got {successes} of {n}")
+        raise SettingError(f"expected 0 <= successes <= n and n >= 1, got {successes} of {n}")
     interval = binomtest(successes, n).proportion_ci(method="wilson")
     return Estimate(successes / n, float(interval.low), float(interval.high))
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from stepflow_tl.analysis.paired import holm
+from stepflow_tl.errors import SettingError
 
 
 class LabelTest(NamedTuple):
@@ -95,7 +96,7 @@ def label_permutation_test(
     """
     strata_of_problem = np.unique(np.stack([clusters, strata]), axis=1)
     if strata_of_problem.shape[1] > len(np.unique(clusters)):
-        raise ValueError("expected each problem in one stratum, got a problem in several")
+        raise SettingError("expected each problem in one stratum, got a problem in several")
     _, cluster, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
     cells = np.unique(np.stack([strata, sizes[cluster]]), axis=1, return_inverse=True)[1].ravel()
     labels = permute_labels(in_first, clusters, cells, seed=seed, resamples=resamples)

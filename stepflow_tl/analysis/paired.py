@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 
 from stepflow_tl.analysis.intervals import Estimate, bootstrap_paired_difference, proportion
+from stepflow_tl.errors import SettingError
 
 LARGEST_EXACT = 100_000
 """Up to this many different sums, sign flips are counted exactly."""
@@ -48,7 +49,7 @@ def compare_paired(
         ValueError: The runs differ in length, or are empty.
     """
     if len(before) != len(after) or not before:
-        raise ValueError(
+        raise SettingError(
             f"expected two runs over the same problems, got {len(before)} and {len(after)} answers"
         )
     first, second = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)

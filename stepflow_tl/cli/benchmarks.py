@@ -10,6 +10,7 @@ import typer
 
 from stepflow_tl.cli.app import app
 from stepflow_tl.cli.options import Model
+from stepflow_tl.errors import SettingError
 from stepflow_tl.text import escaped, one_line
 
 
@@ -40,7 +41,7 @@ def prompt(
     chosen = style_for(model) if style is None else as_style(style)
     benchmark = Benchmark(name=task, path=path, kind=kind, style=chosen)  # type: ignore[arg-type]
     if item >= len(benchmark.items):
-        raise ValueError(f"expected an item below {len(benchmark.items)}, got {item}")
+        raise SettingError(f"expected an item below {len(benchmark.items)}, got {item}")
     asked, tokenizer = benchmark.items[item], load_tokenizer(model)
     text = rendered_prompt(tokenizer, benchmark, asked, seed=seed, chat=chosen.chat)
     shown = escaped(text, keep="\n")

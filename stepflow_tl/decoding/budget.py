@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stepflow_tl.errors import SettingError
 from stepflow_tl.traces.formats import NEXT_MESSAGE, Format
 from stepflow_tl.traces.reader import TraceReader
 
@@ -38,12 +39,12 @@ class ThinkingBudget:
             ValueError: A limit is negative, they contradict each other, or `wait` is empty.
         """
         if self.least < 0 or (self.most is not None and self.most < max(1, self.least)):
-            raise ValueError(
+            raise SettingError(
                 f"expected 0 <= least <= most and most >= 1 (or None), got least={self.least}, "
                 f"most={self.most}"
             )
         if not self.wait:
-            raise ValueError("expected wait to be some text, got ''")
+            raise SettingError("expected wait to be some text, got ''")
 
     def plan(self, tokenizer: Any, form: Format, end_ids: frozenset[int]) -> Forcing:
         """The token ids that this budget means for a tokenizer and a format.
@@ -53,7 +54,7 @@ class ThinkingBudget:
                 cannot write what is needed.
         """
         if form.summary_open is None:
-            raise ValueError(
+            raise SettingError(
                 f"a thinking budget needs a format with a delimiter after the thinking, and format "
                 f"{form.name!r} has none"
             )
@@ -67,12 +68,12 @@ class ThinkingBudget:
         added = set(tokenizer.get_added_vocab().values())
         enders = [token for token in ids(closing) if token in added][:1]
         if self.least and not enders:
-            raise ValueError(
+            raise SettingError(
                 f"prolonging the thinking needs a delimiter that begins with a token of its own, "
                 f"but the tokenizer splits {closing!r} into ordinary tokens"
             )
         if self.least and not ids(self.wait):
-            raise ValueError(f"expected wait to be some text, but {self.wait!r} has no token")
+            raise SettingError(f"expected wait to be some text, but {self.wait!r} has no token")
         return Forcing(
             budget=self,
             closing=ids(closing),

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from stepflow_tl.decoding.budget import ForcedRow, Plans, ThinkingBudget
 from stepflow_tl.decoding.stopping import StoppedRow, stop_strings
+from stepflow_tl.errors import GenerationError
 from stepflow_tl.models.context import context_length
 from stepflow_tl.models.memory import enough_memory
 from stepflow_tl.models.precision import WIDER
@@ -28,7 +29,7 @@ from stepflow_tl.models.view import (
     padding_takes_positions,
     tokenizer_of,
 )
-from stepflow_tl.traces.chat import Asked, Chat, GenerationError, Prompt, as_prompt, is_one_prompt
+from stepflow_tl.traces.chat import Asked, Chat, Prompt, as_prompt, is_one_prompt
 from stepflow_tl.traces.formats import PLAIN, Format, named_format
 from stepflow_tl.traces.reader import end_token_ids
 from stepflow_tl.traces.rows import Row, Rows, publish

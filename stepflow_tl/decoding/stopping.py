@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from stepflow_tl.errors import SettingError
 from stepflow_tl.traces.reader import TraceReader
 
 
@@ -23,7 +24,7 @@ def stop_strings(texts: str | Sequence[str]) -> tuple[str, ...]:
     else:
         given = tuple(texts)
     if not all(isinstance(text, str) and text for text in given):
-        raise ValueError(f"expected stop strings with some text, got {list(given)}")
+        raise SettingError(f"expected stop strings with some text, got {list(given)}")
     return given
 
 

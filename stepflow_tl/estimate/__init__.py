@@ -1,5 +1,6 @@
 """What a run costs, on paper: from a model's configuration alone, before anything is downloaded."""
 
+from stepflow_tl.errors import EstimateError
 from stepflow_tl.estimate.architecture import DTYPE_BYTES, Architecture, read_architecture
 from stepflow_tl.estimate.cost import (
     GPUS,
@@ -10,7 +11,6 @@ from stepflow_tl.estimate.cost import (
     estimate,
     gpu,
 )
-from stepflow_tl.estimate.errors import EstimateError
 from stepflow_tl.estimate.table import notes, record, table
 
 __all__ = [

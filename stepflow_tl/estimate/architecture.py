@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from stepflow_tl.estimate.errors import EstimateError
+from stepflow_tl.errors import EstimateError
 from stepflow_tl.models.huggingface import decoder_layers, without_weights
 from stepflow_tl.models.view import attention_window
 from stepflow_tl.reasoner import WEIGHTS

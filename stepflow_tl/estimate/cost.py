@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from stepflow_tl.errors import EstimateError
 from stepflow_tl.estimate.architecture import DTYPE_BYTES, Architecture
-from stepflow_tl.estimate.errors import EstimateError
 
 GIB = 2.0**30
 USABLE = 0.9

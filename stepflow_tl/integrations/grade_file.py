@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stepflow_tl.analysis import proportion
+from stepflow_tl.errors import BenchmarkError
 from stepflow_tl.tasks import grading
 from stepflow_tl.tasks.base import Grade
 from stepflow_tl.tasks.records import LETTERS
-from stepflow_tl.tasks.sources import KINDS, BenchmarkError
+from stepflow_tl.tasks.sources import KINDS
 from stepflow_tl.tasks.tables import rows_of_file, shown
 
 _RIGHT = {"true": True, "correct": True, "right": True, "yes": True}

@@ -29,13 +29,8 @@ from torch.cuda import is_available as has_cuda
 from tqdm.auto import tqdm
 
 from stepflow_tl.decoding.generation import generate
-from stepflow_tl.integrations.settings import (
-    SettingError,
-    decoding_of,
-    flow_of,
-    plain_number,
-    precision,
-)
+from stepflow_tl.errors import SettingError
+from stepflow_tl.integrations.settings import decoding_of, flow_of, plain_number, precision
 from stepflow_tl.interventions import Run
 from stepflow_tl.models.context import context_length
 from stepflow_tl.models.loading import load_model

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from stepflow_tl.decoding.generation import Sampling
+from stepflow_tl.errors import ModelError, SettingError
 from stepflow_tl.interventions import OddsEqualBridge, StepFlow, StepMomentum
 from stepflow_tl.models.layers import LayerSpec
-from stepflow_tl.models.view import ModelError
 from stepflow_tl.reasoner import WEIGHTS
 
 PRESETS = ("paper", "release", "digest", "none")
@@ -26,10 +26,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0, 0.0, None),
 }
 """Ways of decoding that `generate` does not have, and the values at which they do nothing."""
-
-
-class SettingError(ValueError):
-    """A setting that is none, or that nothing here serves."""
 
 
 def decoding_of(settings: Mapping[str, Any]) -> tuple[int | None, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """StepFlow: interventions on how information flows between steps, as composable hook functions."""
 
-from stepflow_tl.interventions.base import Intervention, InterventionWarning
+from stepflow_tl.errors import InterventionWarning
+from stepflow_tl.interventions.base import Intervention
 from stepflow_tl.interventions.flow import Run, StepFlow
 from stepflow_tl.interventions.gradient_momentum import GradientMomentum
 from stepflow_tl.interventions.ledger import Ledger

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from stepflow_tl.errors import SettingError
 from stepflow_tl.interventions.ledger import COLUMNS, Ledger
 from stepflow_tl.interventions.tracker import Tracker
 from stepflow_tl.models.layers import LayerSpec, check_layer_spec
@@ -16,10 +17,6 @@ from stepflow_tl.models.layers import LayerSpec, check_layer_spec
 Hook = tuple[str, Callable[..., Tensor | None]]
 Others = Callable[[Tracker], list[Hook]]
 """Fresh hooks of a StepFlow's other interventions, for a run that another tracker follows."""
-
-
-class InterventionWarning(UserWarning):
-    """An intervention that was expected to fire never did."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +40,7 @@ class Intervention(ABC):
         """
         check_layer_spec(self.layers)
         if self.fired not in self.columns:
-            raise ValueError(
+            raise SettingError(
                 f"{self.name}: expected fired to be one of its columns {list(self.columns)}, got "
                 f"{self.fired!r}"
             )

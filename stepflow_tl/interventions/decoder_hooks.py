@@ -29,6 +29,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from stepflow_tl.errors import ModelError
 from stepflow_tl.interventions.base import Hook
 from stepflow_tl.interventions.tracker import Tracker
 from stepflow_tl.models.huggingface import (
@@ -39,7 +40,7 @@ from stepflow_tl.models.huggingface import (
     has_attention_function,
     text_config,
 )
-from stepflow_tl.models.view import ModelError, SiteName, hook_name
+from stepflow_tl.models.view import SiteName, hook_name
 
 _SITES: tuple[SiteName, ...] = ("resid_pre", "v", "pattern", "z")
 _IMPLEMENTATIONS = ("sdpa", "eager")

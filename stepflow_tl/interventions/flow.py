@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from stepflow_tl.interventions.base import Hook, Intervention, InterventionWarning
+from stepflow_tl.errors import InterventionWarning, ModelError, SettingError, WrongTypeError
+from stepflow_tl.interventions.base import Hook, Intervention
 from stepflow_tl.interventions.decoder_hooks import hooks_inside
 from stepflow_tl.interventions.gradient_momentum import GradientMomentum
 from stepflow_tl.interventions.ledger import Ledger
@@ -19,7 +20,7 @@ from stepflow_tl.interventions.tracker import Tracker
 from stepflow_tl.interventions.uniform_prior_bridge import UniformPriorBridge
 from stepflow_tl.models.huggingface import is_huggingface
 from stepflow_tl.models.layers import resolve_layers
-from stepflow_tl.models.view import ModelError, n_layers
+from stepflow_tl.models.view import n_layers
 from stepflow_tl.traces.formats import Format
 from stepflow_tl.traces.trace import Trace
 
@@ -77,12 +78,12 @@ class StepFlow:
     def __init__(self, *interventions: Intervention) -> None:
         for item in interventions:
             if not isinstance(item, Intervention):
-                raise TypeError(
+                raise WrongTypeError(
                     f"StepFlow takes interventions such as OddsEqualBridge() and StepMomentum(), "
                     f"got {item!r}"
                 )
         if sum(isinstance(item, GradientMomentum) for item in interventions) > 1:
-            raise ValueError(
+            raise SettingError(
                 "StepFlow takes at most one GradientMomentum, whose gradients would else miss "
                 f"what the other injects: give one of them all layers, got {interventions!r}"
             )

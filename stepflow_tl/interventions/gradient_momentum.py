@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stepflow_tl.errors import SettingError
 from stepflow_tl.interventions.base import Hook, Intervention, Others
 from stepflow_tl.interventions.ledger import Ledger
 from stepflow_tl.interventions.position import Here
@@ -74,9 +75,11 @@ class GradientMomentum(Intervention):
         """
         super().__post_init__()
         if not abs(self.step_size) < float("inf"):
-            raise ValueError(f"GradientMomentum: expected a finite step_size, got {self.step_size}")
+            raise SettingError(
+                f"GradientMomentum: expected a finite step_size, got {self.step_size}"
+            )
         if not (isinstance(self.steps, int) and self.steps >= 1):
-            raise ValueError(
+            raise SettingError(
                 f"GradientMomentum: expected a number of steps >= 1, got {self.steps!r}"
             )
 

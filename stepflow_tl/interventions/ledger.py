@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import pandas as pd
 from torch import Tensor
 
+from stepflow_tl.errors import SettingError
+
 COUNTS = (
     "rows_seen",
     "rows_changed",
@@ -127,7 +129,7 @@ class Ledger:
 
 def _check_column(intervention: str, name: str, columns: Sequence[str]) -> None:
     if name not in columns:
-        raise ValueError(
+        raise SettingError(
             f"{intervention}: expected a column of the ledger that is declared, one of "
             f"{list(columns)}, got {name!r}"
         )

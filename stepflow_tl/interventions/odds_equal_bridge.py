@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from stepflow_tl.errors import SettingError
 from stepflow_tl.interventions.base import Hook, Intervention
 from stepflow_tl.interventions.ledger import Ledger
 from stepflow_tl.interventions.position import Bridge, Groups
@@ -143,10 +144,10 @@ class OddsEqualBridge(Intervention):
         """
         super().__post_init__()
         if not 0.0 <= self.tau_max <= 1.0:
-            raise ValueError(f"OddsEqualBridge: expected tau_max in [0, 1], got {self.tau_max}")
+            raise SettingError(f"OddsEqualBridge: expected tau_max in [0, 1], got {self.tau_max}")
         for value, choices in ((self.bridge, Bridge), (self.infeasible, Infeasible)):
             if value not in get_args(choices):
-                raise ValueError(
+                raise SettingError(
                     f"OddsEqualBridge: expected one of {list(get_args(choices))}, got {value!r}"
                 )
 

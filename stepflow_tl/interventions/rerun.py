@@ -11,17 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from stepflow_tl.errors import ModelError, NonFiniteError
 from stepflow_tl.interventions.base import Hook, Others
 from stepflow_tl.interventions.tracker import Replay
 from stepflow_tl.models.precision import wide
-from stepflow_tl.models.view import (
-    ModelError,
-    detach_cache,
-    hook_name,
-    input_device,
-    only_hooks,
-    run_cached,
-)
+from stepflow_tl.models.view import detach_cache, hook_name, input_device, only_hooks, run_cached
 from stepflow_tl.models.weights import let_gradients_through
 from stepflow_tl.traces.rows import THINKING, Row
 
@@ -73,7 +67,7 @@ def relative_entropy(logits: Float[Tensor, "1 pos vocab"]) -> float:
 def _units(average: Float[Tensor, "layer d_model"], start: int) -> Float[Tensor, "layer d_model"]:
     """Direction of G at each layer; zero where G is."""
     if not average.isfinite().all():
-        raise FloatingPointError(
+        raise NonFiniteError(
             f"expected numbers, but the gradient of the step at position {start} is NaN or "
             "infinite; check the weights, or try a wider dtype"
         )
@@ -130,7 +124,7 @@ class RowAgain:
             Number of forward passes, and of tokens run in them.
 
         Raises:
-            FloatingPointError: A gradient is NaN or infinite.
+            NonFiniteError: A gradient is NaN or infinite.
         """
         due = [
             (at, previous)

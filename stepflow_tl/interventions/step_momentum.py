@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stepflow_tl.errors import SettingError
 from stepflow_tl.interventions.base import Hook, Intervention
 from stepflow_tl.interventions.ledger import Ledger
 from stepflow_tl.interventions.tracker import Tracker
@@ -53,14 +54,14 @@ class StepMomentum(Intervention):
         """
         super().__post_init__()
         if not abs(self.alpha) < float("inf"):
-            raise ValueError(f"StepMomentum: expected a finite alpha, got {self.alpha}")
+            raise SettingError(f"StepMomentum: expected a finite alpha, got {self.alpha}")
         if self.window != "step" and not (isinstance(self.window, int) and self.window >= 1):
-            raise ValueError(
+            raise SettingError(
                 f"StepMomentum: expected window to be a number of tokens >= 1 or 'step', "
                 f"got {self.window!r}"
             )
         if self.boundaries not in get_args(Boundaries):
-            raise ValueError(
+            raise SettingError(
                 f"StepMomentum: expected boundaries in {list(get_args(Boundaries))}, "
                 f"got {self.boundaries!r}"
             )

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from stepflow_tl.errors import TrackingError
 from stepflow_tl.interventions.position import Here
 from stepflow_tl.models.huggingface import decoder_layers, is_huggingface
 from stepflow_tl.models.view import attention_window, embedding_module, hook_name, tokenizer_of
@@ -33,7 +34,6 @@ from stepflow_tl.traces.rows import (
     Row,
     Rows,
     StepStart,
-    TrackingError,
     last_step,
     published,
 )

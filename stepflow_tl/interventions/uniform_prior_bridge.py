@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from stepflow_tl.errors import SettingError
 from stepflow_tl.interventions.base import Hook, Intervention
 from stepflow_tl.interventions.ledger import Ledger
 from stepflow_tl.interventions.tracker import Tracker
@@ -115,7 +116,7 @@ class UniformPriorBridge(Intervention):
         """
         super().__post_init__()
         if not 0.0 <= self.strength < float("inf"):
-            raise ValueError(
+            raise SettingError(
                 f"UniformPriorBridge: expected a finite strength >= 0, got {self.strength}"
             )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+from stepflow_tl.errors import SettingError
+
 Band = Literal["shallow", "middle", "deep", "all", "deep-onset"]
 LayerSpec = Band | float | tuple[float | int, float | int] | int | range | Sequence[int]
 """How layers are named: a band, a fraction (0.25: the bottom quarter; -0.25: the top quarter), a
@@ -37,12 +39,12 @@ def resolve_layers(spec: LayerSpec, count: int) -> tuple[int, ...]:
         return _depth_interval((spec[0], spec[1]), count)
     layers = [spec] if isinstance(spec, int) else list(spec)
     if not layers or not all(isinstance(x, int) and not isinstance(x, bool) for x in layers):
-        raise ValueError(
+        raise SettingError(
             f"layers={spec!r}: expected at least one layer index, a band or a fraction"
         )
     wrong = [x for x in layers if not -count <= x < count]
     if wrong:
-        raise ValueError(
+        raise SettingError(
             f"expected layers of the model: layers={spec!r} names layer {wrong[0]}, but the model "
             f"has {count} layers (0 to {count - 1})"
         )
@@ -59,9 +61,9 @@ def _band(name: str, count: int) -> tuple[int, ...]:
         "deep-onset": range(count - width, count - width + 1),
     }
     if name not in bands:
-        raise ValueError(f"layers={name!r}: expected one of {list(get_args(Band))}")
+        raise SettingError(f"layers={name!r}: expected one of {list(get_args(Band))}")
     if not bands[name]:
-        raise ValueError(
+        raise SettingError(
             f"expected a band with layers in it: layers={name!r} is empty in a model of {count} "
             "layers"
         )
@@ -70,7 +72,7 @@ def _band(name: str, count: int) -> tuple[int, ...]:
 
 def _fraction(fraction: float, count: int) -> tuple[int, ...]:
     if not 0.0 < abs(fraction) <= 1.0:
-        raise ValueError(f"layers={fraction!r}: expected a fraction in (0, 1] or [-1, 0)")
+        raise SettingError(f"layers={fraction!r}: expected a fraction in (0, 1] or [-1, 0)")
     width = max(1, int(abs(fraction) * count + 0.5))
     return tuple(range(width) if fraction > 0 else range(count - width, count))
 
@@ -78,7 +80,7 @@ def _fraction(fraction: float, count: int) -> tuple[int, ...]:
 def _depth_interval(interval: tuple[float | int, float | int], count: int) -> tuple[int, ...]:
     low, high = interval
     if not 0.0 <= low < high <= 1.0:
-        raise ValueError(
+        raise SettingError(
             f"layers={interval!r}: expected a depth interval (low, high) with 0 <= low < high <= 1"
         )
     first = min(int(low * count + 0.5), count - 1)
@@ -96,6 +98,6 @@ def check_layer_spec(spec: LayerSpec) -> None:
     ):
         resolve_layers(spec, 1000)
     elif not isinstance(spec, int) and not list(spec):
-        raise ValueError(
+        raise SettingError(
             f"layers={spec!r}: expected at least one layer index, a band or a fraction"
         )

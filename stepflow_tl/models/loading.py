@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from stepflow_tl.errors import ModelError
 from stepflow_tl.models.hub import explain, weights_size
 from stepflow_tl.models.huggingface import (
     nothing_installed,
 )
 from stepflow_tl.models.memory import enough_memory, in_gib
 from stepflow_tl.models.precision import AUTO, own_dtype, read_dtype
-from stepflow_tl.models.view import ModelError
 from stepflow_tl.reasoner import WEIGHTS
 
 

@@ -35,6 +35,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from stepflow_tl.errors import ModelError
 from stepflow_tl.models.huggingface import (
     attention_module,
     decoder_layers,
@@ -73,10 +74,6 @@ def hook_name(site: SiteName, layer: int | None = None) -> str:
         return f"hook_{site}"
     prefix = "" if site.startswith("resid") else "attn."
     return f"blocks.{layer}.{prefix}hook_{site}"
-
-
-class ModelError(ValueError):
-    """A model could not be loaded, or lacks what was asked of it."""
 
 
 def model_name(model: Any) -> str:

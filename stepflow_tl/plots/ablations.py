@@ -11,6 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from stepflow_tl.errors import SettingError
 from stepflow_tl.plots.marks import (
     SIGNIFICANT,
     checked,
@@ -46,7 +47,7 @@ def figure_layer_ablation(table: pd.DataFrame) -> Figure:
     table = checked(table, "figure_layer_ablation", "component and place", columns)
     drawn = {"band": _draw_bands, "layer": _draw_layers}
     if strange := sorted({str(kind) for kind in table["kind"]} - set(drawn)):
-        raise ValueError(f"expected kinds band and layer, got {', '.join(strange)}")
+        raise SettingError(f"expected kinds band and layer, got {', '.join(strange)}")
     kinds = [kind for kind in drawn if (table["kind"] == kind).any()]
     components = list(dict.fromkeys(table["component"]))
     widths = {"band": 1.0, "layer": 2.3}
@@ -88,7 +89,7 @@ def figure_strengths(table: pd.DataFrame) -> Figure:
     table = checked(table, "figure_strengths", "pair of strengths", columns)
     if (twice := table[table.duplicated(["tau_max", "alpha"])]).size:
         pair = twice.iloc[0]
-        raise ValueError(
+        raise SettingError(
             f"expected each pair of strengths once, got tau_max={pair['tau_max']:g}, "
             f"alpha={pair['alpha']:g} again"
         )

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from stepflow_tl.errors import SettingError
 from stepflow_tl.plots.marks import checked, draw_points, in_points, interval
 from stepflow_tl.plots.style import FAMILY_COLOURS, FAMILY_MARKERS, STYLE, wrapped
 
@@ -31,7 +32,7 @@ def figure_compute(table: pd.DataFrame) -> Figure:
     columns = ("arm", "family", "compute", *interval("accuracy"))
     table = checked(table, "figure_compute", "arm", columns)
     if not (table["compute"] > 0).all():
-        raise ValueError(f"expected compute above 0, got {table['compute'].min()}")
+        raise SettingError(f"expected compute above 0, got {table['compute'].min()}")
     families = list(dict.fromkeys(table["family"]))
     with mpl.rc_context(STYLE):
         figure, ax = plt.subplots(figsize=(7.6, 4.8))

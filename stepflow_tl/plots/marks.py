@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from stepflow_tl.errors import SettingError
 from stepflow_tl.plots.style import ARM_COLOUR, BASELINE_COLOUR
 
 SIGNIFICANT = 0.05
@@ -30,10 +31,10 @@ def checked(table: pd.DataFrame, figure: str, row: str, columns: Sequence[str]) 
     """
     expected = f"{figure} expects a row per {row}, with columns {', '.join(columns)}"
     if table.empty:
-        raise ValueError(f"{expected}; got an empty table")
+        raise SettingError(f"{expected}; got an empty table")
     missing = [column for column in columns if column not in table.columns]
     if missing:
-        raise ValueError(
+        raise SettingError(
             f"{expected}; missing: {', '.join(missing)}; got {', '.join(map(str, table.columns))}"
         )
     return table.reset_index(drop=True)

@@ -18,6 +18,8 @@ import re
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from stepflow_tl.errors import SettingError
+
 LESS_THAN = "\\u2039"  # as JSON writes a single angle quotation mark
 _PAGE = """<!doctype html><html><head><meta charset="utf-8"><meta http-equiv=\
 "Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; \
@@ -70,7 +72,7 @@ def _without_markup(source: str) -> str:
     """
     begins = re.match(r'\s*<div id="([\w-]+)"', source)
     if begins is None or not source.rstrip().endswith("</script>"):
-        raise ValueError(f"expected the source of a CircuitsVis view, got {source[:60]!r}")
+        raise SettingError(f"expected the source of a CircuitsVis view, got {source[:60]!r}")
     source = source.rstrip().removesuffix("</script>")
     script, mention, data = source.rpartition(f'"{begins.group(1)}"')
     return script + mention + data.replace("<", LESS_THAN) + "</script>"

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import t as student
 
+from stepflow_tl.errors import SettingError
 from stepflow_tl.plots.curves import CURVES
 from stepflow_tl.plots.marks import (
     checked,
@@ -56,7 +57,7 @@ def figure_difficulty_gain(table: pd.DataFrame) -> Figure:
     table = checked(table[table["group"] != "all"], "figure_difficulty_gain", "group", columns)
     arms = sorted({str(arm) for arm in table.get("arm", ["with StepFlow"])})
     if len(arms) > 1:
-        raise ValueError(f"figure_difficulty_gain expects one arm, got {', '.join(arms)}")
+        raise SettingError(f"figure_difficulty_gain expects one arm, got {', '.join(arms)}")
     at = np.arange(len(table), dtype=float)
     labels = [wrapped(group, 14, lines=2) for group in table["group"]]
     if "n" in table.columns:
@@ -174,7 +175,7 @@ def figure_repair_effect(
         scatter, name, "figure and problem", ("figure", "change", "correctness_change")
     )
     if strange := sorted(set(scatter["correctness_change"]) - set(CORRECTNESS_CHANGES)):
-        raise ValueError(f"expected changes of correctness -1, 0 and 1, got {strange}")
+        raise SettingError(f"expected changes of correctness -1, 0 and 1, got {strange}")
     figures = list(dict.fromkeys([*before_after["figure"], *scatter["figure"]]))
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(

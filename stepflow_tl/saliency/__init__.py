@@ -9,18 +9,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stepflow_tl.errors import NonFiniteError, StepMapError, WorkFileError
 from stepflow_tl.models.context import context_length
 from stepflow_tl.models.layers import LayerSpec, resolve_layers
 from stepflow_tl.models.memory import enough_memory
 from stepflow_tl.models.view import input_device, model_name, n_heads, n_layers
 from stepflow_tl.saliency.backends import Backend, Plan, plan, score
 from stepflow_tl.saliency.collect import Collector, StepSums, TokenMaps
-from stepflow_tl.saliency.finite import NonFiniteError
 from stepflow_tl.saliency.jacobian import jacobian_scores
-from stepflow_tl.saliency.maps import StepMap, StepMapError
+from stepflow_tl.saliency.maps import StepMap
 from stepflow_tl.saliency.pooling import Diagonal, Pool, StepPooler
 from stepflow_tl.saliency.rules import Objective, Rule, TokenRule, check_choice
-from stepflow_tl.saliency.workfile import WorkFileError
 from stepflow_tl.traces.trace import Trace
 from stepflow_tl.version import __version__
 
@@ -118,7 +117,7 @@ def step_saliency(
     ):
         check_choice(name, value, choices)
     if not trace.steps:
-        raise ValueError(f"step_saliency needs at least one step, got {trace!r}")
+        raise SettingError(f"step_saliency needs at least one step, got {trace!r}")
     _refuse_too_long(model, trace)
     wanted = resolve_layers(layers, n_layers(model))
     made: dict[str, Any] = {"rule": rule}
@@ -184,7 +183,7 @@ def token_saliency(
         Scores [layer, query, key], or with `per_head` [layer, head, query, key], on the CPU.
     """
     if rule == "jacobian":
-        raise ValueError(
+        raise SettingError(
             "rule='jacobian' scores steps, not tokens: expected step_saliency, or here a rule in "
             f"{list(get_args(TokenRule))}"
         )
@@ -234,7 +233,7 @@ def _refuse_token_settings(**settings: tuple[Any, Any]) -> None:
     """The Jacobian knows no heads, no loss and no token scores to pool."""
     for name, (value, default) in settings.items():
         if value != default:
-            raise ValueError(
+            raise SettingError(
                 f"{name} means nothing to rule='jacobian', which differentiates logits by whole "
                 f"hidden states: expected its default {default!r}, got {value!r}"
             )

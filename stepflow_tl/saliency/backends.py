@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from tqdm.auto import tqdm
 
+from stepflow_tl.errors import NonFiniteError, SettingError, StepMapError
 from stepflow_tl.models.huggingface import (
     decoder_layers,
     has_attention_function,
@@ -30,10 +31,9 @@ from stepflow_tl.models.view import (
 from stepflow_tl.models.weights import let_gradients_through
 from stepflow_tl.saliency.attention import KeyValues
 from stepflow_tl.saliency.collect import Collector
-from stepflow_tl.saliency.finite import NonFiniteError, diagnosed, non_finite
+from stepflow_tl.saliency.finite import diagnosed, non_finite
 from stepflow_tl.saliency.fused import fused_scores, fused_states, streamed_scores
 from stepflow_tl.saliency.hooked import hooked_scores, own_tokens
-from stepflow_tl.saliency.maps import StepMapError
 from stepflow_tl.saliency.probe import difference
 from stepflow_tl.saliency.rules import Objective, TokenRule, gain_of, objective_weights
 from stepflow_tl.saliency.workfile import WorkFile, open_work_file
@@ -120,23 +120,25 @@ def plan(
     fused = backend == "fused" or (backend == "auto" and (plain or long))
     reason = why_not_fused(model, trace, streamed) if fused else None
     if plain and (not fused or reason):
-        raise ValueError(
+        raise SettingError(
             "expected a TransformerLens model for backend='hooks', got a plain "
             f"{type(model).__name__}; load it with stepflow_tl.load_model"
             + (f" (backend='fused' cannot score it: {reason})" if reason else "")
         )
     if backend == "fused" and reason:
-        raise ValueError(f"backend='fused' cannot score this model: {reason}; use backend='hooks'")
+        raise SettingError(
+            f"backend='fused' cannot score this model: {reason}; use backend='hooks'"
+        )
     chosen: Literal["hooks", "fused"] = "fused" if fused and not reason else "hooks"
     if reason:
         _log.info("a trace of %d tokens goes through hooks: %s", len(trace), reason)
     if chunk is not None and not (streamed and chunk >= 1):
-        raise ValueError(
+        raise SettingError(
             "expected chunk >= 1, for objective='token' or rule='attention', whose rows can be "
             f"scored in chunks; got chunk={chunk}, objective={objective!r}, rule={rule!r}"
         )
     if checkpointing and (chosen == "hooks" or streamed):
-        raise ValueError(
+        raise SettingError(
             "checkpointing is for backend='fused' and one loss for the whole trace, got "
             f"backend={chosen!r}, objective={objective!r}, rule={rule!r}"
         )

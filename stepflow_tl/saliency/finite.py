@@ -9,18 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stepflow_tl.errors import NonFiniteError
 from stepflow_tl.models.huggingface import decoder_layers, huggingface_model
 from stepflow_tl.models.precision import WIDER
 from stepflow_tl.models.view import hook_name, n_layers
-from stepflow_tl.saliency.maps import StepMapError
 from stepflow_tl.traces.rows import publish
 from stepflow_tl.traces.trace import Trace
 
 _EMBEDDING = -1
-
-
-class NonFiniteError(StepMapError, FloatingPointError):
-    """A score is NaN or infinite."""
 
 
 class Places:

@@ -26,11 +26,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from stepflow_tl.errors import StepMapError
 from stepflow_tl.models.precision import wide
 from stepflow_tl.models.view import hook_name
 from stepflow_tl.models.weights import let_gradients_through
 from stepflow_tl.saliency.hooked import frozen, own_tokens, start_graph
-from stepflow_tl.saliency.maps import StepMapError
 from stepflow_tl.saliency.rules import objective_weights
 from stepflow_tl.traces.rows import publish
 from stepflow_tl.traces.trace import Trace

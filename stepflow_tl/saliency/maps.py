@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stepflow_tl.errors import StepMapError
 from stepflow_tl.files import read_file, write_file
 from stepflow_tl.models.layers import LayerSpec, resolve_layers
 from stepflow_tl.traces.trace import Step
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
 
 _FILE_KIND = "stepflow_tl.StepMap"
 PLOTS = "stepflow_tl.plots"  # a higher floor
-
-
-class StepMapError(ValueError):
-    """A step map cannot do what was asked, or its file is not one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from stepflow_tl.errors import SettingError
 from stepflow_tl.models.precision import wide
 from stepflow_tl.traces.trace import Trace
 
@@ -31,7 +32,7 @@ def check_choice(name: str, value: str, choices: object) -> None:
         ValueError: Naming what was expected and what came.
     """
     if value not in get_args(choices):
-        raise ValueError(f"expected {name} in {list(get_args(choices))}, got {value!r}")
+        raise SettingError(f"expected {name} in {list(get_args(choices))}, got {value!r}")
 
 
 def token_scores(
@@ -66,7 +67,7 @@ def objective_weights(trace: Trace, objective: Objective) -> Float[Tensor, "pos"
     """
     length = len(trace)
     if length < 2:
-        raise ValueError(
+        raise SettingError(
             f"Step-Saliency needs a next token to predict: expected >= 2 tokens, got {length}"
         )
     weights = torch.zeros(length, dtype=torch.float64)
@@ -80,7 +81,7 @@ def objective_weights(trace: Trace, objective: Objective) -> Float[Tensor, "pos"
     }[objective]
     if span is None or span[0] >= span[1]:
         needed = "a boxed answer in the response" if objective == "answer" else "a summary"
-        raise ValueError(
+        raise SettingError(
             f"objective={objective!r} needs {needed}, found none in {trace!r}{_why_not(trace)}"
         )
     weights[span[0] - 1 : span[1] - 1] = 1.0 / (span[1] - span[0])

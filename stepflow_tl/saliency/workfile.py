@@ -16,6 +16,7 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
+from stepflow_tl.errors import WorkFileError
 from stepflow_tl.saliency.collect import Collector
 
 _TABLES = """
@@ -24,10 +25,6 @@ CREATE TABLE IF NOT EXISTS sums (start INT, stop INT, layer INT, data BLOB);
 CREATE TABLE IF NOT EXISTS chunks (start INT, stop INT);
 CREATE TABLE IF NOT EXISTS stored (start INT, layer INT, data BLOB);
 """
-
-
-class WorkFileError(ValueError):
-    """A work file is of another run, or no work file."""
 
 
 class WorkFile:

@@ -1,11 +1,12 @@
 """Sweeps: a grid of settings over problems, stored cell by cell, resumable, here or elsewhere."""
 
+from stepflow_tl.errors import ConfigError, StoreError
 from stepflow_tl.sweep.calibration import Calibration, calibrate
 from stepflow_tl.sweep.cells import Arm
-from stepflow_tl.sweep.config import ConfigError, read_config, resume, status
+from stepflow_tl.sweep.config import read_config, resume, status
 from stepflow_tl.sweep.executors import Executor, LocalExecutor, RayExecutor
 from stepflow_tl.sweep.grid import BASELINE, Grid, Setting, grid, settings_columns
-from stepflow_tl.sweep.store import Store, StoreError, write_table
+from stepflow_tl.sweep.store import Store, write_table
 from stepflow_tl.sweep.sweep import Sweep
 from stepflow_tl.sweep.work import trace_of
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from stepflow_tl.analysis import compare
+from stepflow_tl.errors import SettingError
 from stepflow_tl.interventions import OddsEqualBridge, StepFlow, StepMomentum
 from stepflow_tl.sweep.executors import Executor
 from stepflow_tl.sweep.grid import BASELINE, grid, settings_columns
@@ -80,7 +81,7 @@ def calibrate(
         StoreError: The store holds results of something else.
     """
     if not any(tau_max) and not any(alpha):
-        raise ValueError(
+        raise SettingError(
             f"expected a tau_max or alpha above 0 to choose from, got {tau_max} and {alpha}"
         )
     pairs = grid(OddsEqualBridge, tau_max=list(tau_max)) * grid(StepMomentum, alpha=list(alpha))

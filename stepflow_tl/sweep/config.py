@@ -10,10 +10,11 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from stepflow_tl.errors import ConfigError, StoreError
 from stepflow_tl.interventions import StepFlow
 from stepflow_tl.sweep.executors import Executor
 from stepflow_tl.sweep.grid import Grid, from_spec, grid, intervention_class
-from stepflow_tl.sweep.store import Store, StoreError
+from stepflow_tl.sweep.store import Store
 from stepflow_tl.sweep.sweep import Sweep
 from stepflow_tl.tasks import Benchmark, Task, WordProblems
 from stepflow_tl.tasks.strategies import STRATEGIES, Decoding, Strategy
@@ -22,10 +23,6 @@ from stepflow_tl.traces.formats import Format
 
 KEYS = ("model", "dtype", "load", "problems", "grid", "settings", "strategies", "seeds", "decoding")
 PRESETS = ("paper", "release", "digest")
-
-
-class ConfigError(ValueError):
-    """A sweep's configuration is not understood."""
 
 
 def read_config(path: str | Path, *, allow_code_execution: bool = False) -> Sweep:

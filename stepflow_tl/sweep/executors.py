@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
+from stepflow_tl.errors import SettingError
 from stepflow_tl.models.loading import load_model
 from stepflow_tl.models.view import is_exact, model_name, n_layers, weights_hash
 from stepflow_tl.sweep.cells import Batch
@@ -166,7 +167,7 @@ class RayExecutor:
                 "the ray executor needs pip install 'stepflow-tl[ray]'", name="ray"
             ) from error
         if job.name is None:
-            raise ValueError(
+            raise SettingError(
                 "the ray executor loads the model in every worker: expected Sweep(model=...) to be "
                 "a name or a folder, got a loaded model"
             )
@@ -272,7 +273,7 @@ class RayWorkers:
         except self._ray.exceptions.RayActorError:
             return  # lost before it was given anything
         if found != weights:
-            raise ValueError(
+            raise SettingError(
                 f"expected one model everywhere, but a worker's has other weights ({found}) than "
                 f"the first worker's ({weights})"
             )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from stepflow_tl.errors import SettingError, WrongTypeError
 from stepflow_tl.interventions import INTERVENTIONS, Intervention, StepFlow
 from stepflow_tl.interventions.flow import numbered
 
@@ -51,10 +52,10 @@ class Grid:
         settings = []
         for label, flow in flows.items():
             if not isinstance(flow, StepFlow):
-                raise TypeError(f"expected a StepFlow for {label!r}, got {flow!r}")
+                raise WrongTypeError(f"expected a StepFlow for {label!r}, got {flow!r}")
             active = _active(flow.interventions)
             if (label == BASELINE) != (not active.interventions):
-                raise ValueError(
+                raise SettingError(
                     f"{BASELINE!r} is the name of the setting where nothing intervenes, and of no "
                     f"other; got {label!r} for {flow!r}"
                 )
@@ -62,7 +63,7 @@ class Grid:
         distinct = _distinct(settings)
         if len(distinct) < len(settings):
             twice = sorted({setting.label for setting in settings} - {s.label for s in distinct})
-            raise ValueError(
+            raise SettingError(
                 f"expected distinct settings: {twice} are the same settings as others of "
                 f"{list(flows)}"
             )
@@ -105,13 +106,17 @@ def grid(kind: type[Intervention], /, **axes: Any) -> Grid:
         ValueError: An axis is empty, or a value out of range.
     """
     if not (isinstance(kind, type) and issubclass(kind, Intervention)):
-        raise TypeError(f"expected an intervention's class such as OddsEqualBridge, got {kind!r}")
+        raise WrongTypeError(
+            f"expected an intervention's class such as OddsEqualBridge, got {kind!r}"
+        )
     known = [field.name for field in fields(kind)]
     for name, values in axes.items():
         if name not in known:
-            raise TypeError(f"{kind.__name__} has no setting {name!r}: expected some of {known}")
+            raise WrongTypeError(
+                f"{kind.__name__} has no setting {name!r}: expected some of {known}"
+            )
         if isinstance(values, list) and not values:
-            raise ValueError(f"{kind.__name__}: expected at least one value of {name}, got none")
+            raise SettingError(f"{kind.__name__}: expected at least one value of {name}, got none")
     choices = [values if isinstance(values, list) else [values] for values in axes.values()]
     return Grid(
         _distinct(
@@ -150,7 +155,9 @@ def from_spec(spec: Iterable[Mapping[str, Any]]) -> StepFlow:
 
 def _type(item: Any) -> str:
     if not isinstance(item, Mapping) or not isinstance(item.get("type"), str):
-        raise ValueError(f"expected interventions such as {{'type': 'StepMomentum'}}, got {item!r}")
+        raise SettingError(
+            f"expected interventions such as {{'type': 'StepMomentum'}}, got {item!r}"
+        )
     return str(item["type"])
 
 
@@ -161,7 +168,7 @@ def intervention_class(name: str) -> type[Intervention]:
         ValueError: There is none.
     """
     if name not in INTERVENTIONS:
-        raise ValueError(f"no intervention {name!r}: expected one of {sorted(INTERVENTIONS)}")
+        raise SettingError(f"no intervention {name!r}: expected one of {sorted(INTERVENTIONS)}")
     return INTERVENTIONS[name]
 
 
@@ -226,13 +233,13 @@ def _distinct(settings: Iterable[Setting]) -> tuple[Setting, ...]:
     labels: set[str] = set()
     for setting in by_flow.values():
         if setting.label in labels:
-            raise ValueError(
+            raise SettingError(
                 f"expected a name for each setting, but two different settings are both called "
                 f"{setting.label!r}"
             )
         labels.add(setting.label)
     if not by_flow:
-        raise ValueError("expected at least one setting, got none")
+        raise SettingError("expected at least one setting, got none")
     return tuple(by_flow.values())
 
 

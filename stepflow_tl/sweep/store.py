@@ -13,6 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from stepflow_tl.errors import SettingError, StoreError
+
 COLUMNS: dict[str, str] = {
     "hash": "TEXT PRIMARY KEY",
     "arm": "TEXT NOT NULL",
@@ -47,10 +49,6 @@ _ADDED = ("reason", "format", "cut")  # in formats 2 and 3: what older rows do n
 _OLDER = ("1", "2")
 _PATIENCE = 200  # tries, 0.05 s apart
 _PARAMETERS = 900  # SQLite's own limit is higher; this holds everywhere
-
-
-class StoreError(ValueError):
-    """A store cannot be read, or holds results of something else."""
 
 
 class Store:
@@ -241,7 +239,7 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
     """
     path = Path(path)
     if path.suffix not in (".parquet", ".csv"):
-        raise ValueError(f"expected a name that ends with .parquet or .csv, got {path}")
+        raise SettingError(f"expected a name that ends with .parquet or .csv, got {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:

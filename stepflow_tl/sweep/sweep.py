@@ -14,11 +14,16 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from stepflow_tl.interventions import InterventionWarning
+from stepflow_tl.errors import (
+    GenerationError,
+    InterventionWarning,
+    ModelError,
+    SettingError,
+    WrongTypeError,
+)
 from stepflow_tl.models.loading import load_model
 from stepflow_tl.models.memory import is_out_of_memory
 from stepflow_tl.models.precision import read_dtype
-from stepflow_tl.models.view import ModelError
 from stepflow_tl.sweep.cells import (
     Arm,
     Batch,
@@ -33,7 +38,6 @@ from stepflow_tl.sweep.store import Store
 from stepflow_tl.tasks import Task, as_task
 from stepflow_tl.tasks.strategies import Decoding, Plain, Strategy
 from stepflow_tl.tasks.word_problems import Problem
-from stepflow_tl.traces.chat import GenerationError
 from stepflow_tl.version import __version__
 
 _LABELS = ["arm", "setting", "strategy"]
@@ -84,22 +88,22 @@ class Sweep:
     def __post_init__(self) -> None:
         object.__setattr__(self, "problems", as_task(self.problems))
         if not isinstance(self.grid, Grid):
-            raise TypeError(f"expected a grid such as grid(StepMomentum), got {self.grid!r}")
+            raise WrongTypeError(f"expected a grid such as grid(StepMomentum), got {self.grid!r}")
         if not isinstance(self.model, (str, Path)) and not hasattr(self.model, "named_parameters"):
-            raise TypeError(f"expected a model or its name, got {self.model!r}")
+            raise WrongTypeError(f"expected a model or its name, got {self.model!r}")
         given = [self.strategy] if isinstance(self.strategy, Strategy) else self.strategy
         strategies = _all(Strategy, given, "strategies such as SelfConsistency(k=4)")
         object.__setattr__(self, "strategy", strategies)
         object.__setattr__(self, "seeds", _all(int, self.seeds, "seeds such as (0, 1)"))
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"expected different seeds, at least one, got {self.seeds}")
+            raise SettingError(f"expected different seeds, at least one, got {self.seeds}")
         read_dtype(self.dtype, ModelError)
         object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
         for strategy in self.strategies:
             strategy.check(self.decoding)
         labels = [arm.label for arm in self.arms]
         if not labels or len(set(labels)) < len(labels):
-            raise ValueError(f"expected different strategies, at least one, got arms {labels}")
+            raise SettingError(f"expected different strategies, at least one, got arms {labels}")
 
     @property
     def task(self) -> Task:
@@ -308,5 +312,5 @@ def _all(kind: type, values: Any, wanted: str) -> tuple[Any, ...]:
     """
     found = tuple(values) if isinstance(values, Iterable) else None
     if found is None or not all(isinstance(v, kind) and not isinstance(v, bool) for v in found):
-        raise TypeError(f"expected {wanted}, got {values!r}")
+        raise WrongTypeError(f"expected {wanted}, got {values!r}")
     return found

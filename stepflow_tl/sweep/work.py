@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from stepflow_tl.interventions import InterventionWarning
+from stepflow_tl.errors import InterventionWarning, SettingError
 from stepflow_tl.sweep.cells import Batch, Cell
 from stepflow_tl.sweep.grid import to_spec
 from stepflow_tl.tasks import Task
@@ -70,7 +70,7 @@ def _format_of(row: pd.Series | Mapping[str, Any]) -> Format:
     """How a row was read while decoding."""
     said = row.get("format")
     if not isinstance(said, str):
-        raise ValueError(
+        raise SettingError(
             "expected a row that says in what format it was read, got one of an older store: pass "
             "format= (such as Format(..., thinking_cutter='full_stop'), which cut its sentences)"
         )

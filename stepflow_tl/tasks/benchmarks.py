@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from stepflow_tl.errors import BenchmarkError
 from stepflow_tl.tasks import grading
 from stepflow_tl.tasks.base import Grade, Item, Task, Vote
 from stepflow_tl.tasks.code_tests import read_tests
@@ -17,15 +18,7 @@ from stepflow_tl.tasks.grading import CodeTests, check_math_gold, number_of
 from stepflow_tl.tasks.prompts import Style, as_style
 from stepflow_tl.tasks.records import LETTERS, Record, check_tests, records_of
 from stepflow_tl.tasks.selection import Part, chosen, different, fraction
-from stepflow_tl.tasks.sources import (
-    KINDS,
-    BenchmarkError,
-    Columns,
-    Kind,
-    Source,
-    plain_columns,
-    source_of,
-)
+from stepflow_tl.tasks.sources import KINDS, Columns, Kind, Source, plain_columns, source_of
 from stepflow_tl.tasks.tables import rows_of_file, rows_of_hub
 from stepflow_tl.traces.answers import ResponseParts
 

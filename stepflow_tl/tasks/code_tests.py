@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from stepflow_tl.tasks.sources import BenchmarkError
+from stepflow_tl.errors import BenchmarkError
 from stepflow_tl.tasks.tables import shown
 
 LARGEST_TESTS = 1 << 30

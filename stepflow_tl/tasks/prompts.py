@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from stepflow_tl.errors import BenchmarkError
 from stepflow_tl.tasks.base import Item, Task
 from stepflow_tl.tasks.records import LETTERS
-from stepflow_tl.tasks.sources import BenchmarkError, Kind
+from stepflow_tl.tasks.sources import Kind
 from stepflow_tl.traces.chat import Chat, prompt_text
 
 BOXED = r"Please reason step by step, and put your final answer within \boxed{}."

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from stepflow_tl.errors import BenchmarkError
 from stepflow_tl.tasks.base import Item
 from stepflow_tl.tasks.code_tests import read_tests
-from stepflow_tl.tasks.sources import BenchmarkError, Columns, Kind
+from stepflow_tl.tasks.sources import Columns, Kind
 from stepflow_tl.tasks.tables import Row, Skip, check_columns, shown
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

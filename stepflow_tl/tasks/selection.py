@@ -8,8 +8,8 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
+from stepflow_tl.errors import BenchmarkError
 from stepflow_tl.tasks.records import Record
-from stepflow_tl.tasks.sources import BenchmarkError
 
 Part = Literal["all", "calibration", "test"]
 

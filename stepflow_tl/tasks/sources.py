@@ -6,12 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from stepflow_tl.errors import BenchmarkError
+
 Kind = Literal["math", "number", "choice", "code"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-
-
-class BenchmarkError(ValueError):
-    """A benchmark that is not known, cannot be had, or whose rows are not what they should be."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from stepflow_tl.decoding.budget import ThinkingBudget
 from stepflow_tl.decoding.generation import Sampling, generate
+from stepflow_tl.errors import SettingError
 from stepflow_tl.models.view import tokenizer_of
 from stepflow_tl.traces.answers import ResponseParts
 from stepflow_tl.traces.chat import Chat
@@ -58,7 +59,7 @@ class Decoding:
         for name in ("temperature", "top_p"):  # 1 and 1.0 are one setting
             object.__setattr__(self, name, float(getattr(self, name)))
         if min(self.max_new_tokens, self.batch_size) < 1:
-            raise ValueError(
+            raise SettingError(
                 f"expected max_new_tokens and batch_size >= 1, got {self.max_new_tokens} and "
                 f"{self.batch_size}"
             )
@@ -228,9 +229,9 @@ class SelfConsistency(Strategy):
             ValueError: A setting is out of range.
         """
         if self.k < 1:
-            raise ValueError(f"SelfConsistency: expected k >= 1, got {self.k}")
+            raise SettingError(f"SelfConsistency: expected k >= 1, got {self.k}")
         if self.temperature is not None and not self.temperature > 0:
-            raise ValueError(f"SelfConsistency: expected temperature > 0, got {self.temperature}")
+            raise SettingError(f"SelfConsistency: expected temperature > 0, got {self.temperature}")
         self.decoding_of(Decoding(temperature=1.0))
         for name in ("temperature", "top_p"):
             if getattr(self, name) is not None:
@@ -248,7 +249,7 @@ class SelfConsistency(Strategy):
     def check(self, decoding: Decoding, model: Any | None = None) -> None:
         """Refuse greedy decoding, under which all traces would be equal."""
         if self.decoding_of(decoding).temperature == 0.0:
-            raise ValueError(
+            raise SettingError(
                 "SelfConsistency votes over samples, and greedy decoding makes them all equal; "
                 "expected SelfConsistency(temperature=...) or a decoding with temperature > 0"
             )
@@ -282,7 +283,7 @@ class BudgetForcing(Strategy):
             ValueError: They contradict each other, or force nothing.
         """
         if self.budget == ThinkingBudget(wait=self.wait):
-            raise ValueError("BudgetForcing: expected least >= 1 or most, got neither")
+            raise SettingError("BudgetForcing: expected least >= 1 or most, got neither")
 
     @property
     def budget(self) -> ThinkingBudget:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stepflow_tl.tasks.sources import BenchmarkError, Source
+from stepflow_tl.errors import BenchmarkError
+from stepflow_tl.tasks.sources import Source
 from stepflow_tl.text import escaped
 
 Row = Mapping[str, Any]

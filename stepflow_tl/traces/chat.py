@@ -14,6 +14,7 @@ import numpy.typing as npt
 from jinja2 import TemplateError
 from torch import Tensor
 
+from stepflow_tl.errors import GenerationError
 from stepflow_tl.traces.formats import NEXT_MESSAGE, THINK, Format
 
 Message: TypeAlias = Mapping[str, Any]
@@ -21,10 +22,6 @@ Message: TypeAlias = Mapping[str, Any]
 
 Prompt: TypeAlias = str | Sequence[Message] | Sequence[int] | Tensor | npt.NDArray[np.integer]
 """What a model is asked: a question, a conversation, or token ids [pos]."""
-
-
-class GenerationError(ValueError):
-    """A question, a setting or a model that nothing can be generated from."""
 
 
 @dataclass(frozen=True, kw_only=True)

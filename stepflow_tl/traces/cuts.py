@@ -8,6 +8,7 @@ from itertools import accumulate, pairwise
 from numbers import Integral
 from typing import Any
 
+from stepflow_tl.errors import SettingError
 from stepflow_tl.traces.reader import FRAME
 
 
@@ -24,9 +25,9 @@ def increasing(cuts: Sequence[int], size: int, what: str) -> list[int]:
     """
     places = list(cuts)
     if not all(isinstance(cut, Integral) for cut in places):
-        raise ValueError(f"expected cuts as numbers of {what}, got {places[:10]!r}")
+        raise SettingError(f"expected cuts as numbers of {what}, got {places[:10]!r}")
     if any(b <= a for a, b in pairwise(places)) or not all(0 <= at < size for at in places):
-        raise ValueError(
+        raise SettingError(
             f"expected cuts that go up from 0 to below the {size} {what}, got {places[:10]}"
         )
     return places
@@ -48,7 +49,7 @@ def tokens_at(texts: Sequence[str], text: str, cuts: Sequence[int]) -> list[int]
     """
     places = increasing(cuts, len(text), "characters")
     if "".join(texts) != text:
-        raise ValueError(
+        raise SettingError(
             f"expected a text that its tokens say, to count its {len(text)} characters, got tokens "
             f"that say {sum(map(len, texts))}; pass cuts of tokens to Trace.from_token_ids"
         )
@@ -75,7 +76,7 @@ def labels_of_steps(
         ValueError: There are not as many labels as cuts.
     """
     if len(labels) != len(cuts):
-        raise ValueError(f"expected labels for {len(cuts)} cuts, got {len(labels)}")
+        raise SettingError(f"expected labels for {len(cuts)} cuts, got {len(labels)}")
     found: dict[int, Mapping[str, Any]] = {}
     for cut, said in zip(cuts, labels, strict=True):
         step = next((step for step in steps[cut:] if step != FRAME), None)

@@ -16,6 +16,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal
 
+from stepflow_tl.errors import SettingError
+
 Cutter = Callable[[str, str], bool]
 CutterName = Literal["sentence", "full_stop", "anchors", "paragraph", "line", "none"]
 
@@ -556,7 +558,7 @@ def new_cutter(cutter: Cutting) -> StepCutter:
     """
     if not callable(cutter):
         if cutter not in CUTTERS:
-            raise ValueError(
+            raise SettingError(
                 f"unknown cutter {cutter!r}: expected one of {list(CUTTERS)} or a callable"
             )
         cutter = CUTTERS[cutter]

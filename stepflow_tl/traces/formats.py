@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from stepflow_tl.errors import SettingError
 from stepflow_tl.traces.cutters import Cutting, new_cutter
 
 SegmentName = Literal["question", "thinking", "summary"]
@@ -70,19 +71,19 @@ class Format:
         """
         for label in ("thinking_open", "summary_open", "header_close"):
             if getattr(self, label) == "":
-                raise ValueError(f"format {self.name!r}: {label} must be text or None, got ''")
+                raise SettingError(f"format {self.name!r}: {label} must be text or None, got ''")
         if self.thinking_open is not None and self.thinking_open == self.summary_open:
-            raise ValueError(
+            raise SettingError(
                 f"format {self.name!r}: thinking_open and summary_open are both "
                 f"{self.thinking_open!r}; the two delimiters must differ"
             )
         if self.is_auto and any(getattr(self, name) for name in _DELIMITERS):
-            raise ValueError(
+            raise SettingError(
                 f"format {self.name!r} is decided by the text: expected no delimiters, got "
                 f"{[getattr(self, name) for name in _DELIMITERS]}"
             )
         if bool(self.header_open) != (self.header_close is not None):
-            raise ValueError(
+            raise SettingError(
                 f"format {self.name!r}: header_open and header_close go together, got "
                 f"{self.header_open!r} and {self.header_close!r}"
             )
@@ -140,18 +141,18 @@ class Format:
         """
         own = [spec[n]["own"] for n in _CUTTERS if isinstance(spec.get(n), Mapping)]
         if own:
-            raise ValueError(
+            raise SettingError(
                 f"format {spec.get('name')!r} was cut into steps by a caller's own {own[0]}, which "
                 "cannot be made again from its name; expected format= with that cutter"
             )
         known = {"name", *_DELIMITERS, *_CUTTERS}
         if not isinstance(spec.get("name"), str) or not set(spec) <= known:
-            raise ValueError(f"expected the description of a format, got {spec!r}")
+            raise SettingError(f"expected the description of a format, got {spec!r}")
         settings = dict(spec)
         if not set(spec) & set(_DELIMITERS):
             form = AUTO_FORMAT if spec["name"] == AUTO else FORMATS.get(spec["name"])
             if form is None:
-                raise ValueError(
+                raise SettingError(
                     f"expected one of the formats {sorted(FORMATS)}, or its delimiters, got "
                     f"{spec['name']!r}"
                 )
@@ -234,7 +235,7 @@ def named_format(form: str | Format) -> Format:
     if form == AUTO:
         return AUTO_FORMAT
     if form not in FORMATS:
-        raise ValueError(
+        raise SettingError(
             f"unknown format {form!r}: expected 'auto', one of {sorted(FORMATS)}, or a Format"
         )
     return FORMATS[form]

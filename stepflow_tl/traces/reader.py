@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from stepflow_tl.errors import SettingError
 from stepflow_tl.models.huggingface import huggingface_model
 from stepflow_tl.traces.answers import ResponseParts
 from stepflow_tl.traces.cutters import new_cutter
@@ -156,7 +157,7 @@ class TraceReader:
         cuts: frozenset[int] | None = None,
     ) -> None:
         if prompt_length is None and not form.is_auto and form.thinking_open is None:
-            raise ValueError(
+            raise SettingError(
                 f"format {form.name!r} has no opening delimiter, so the end of the prompt cannot "
                 "be seen in the text: expected prompt_length, got None"
             )

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from stepflow_tl.errors import TrackingError, WrongTypeError
 from stepflow_tl.traces.formats import Format
 from stepflow_tl.traces.reader import FRAME, TokenLabel, TraceReader
 from stepflow_tl.traces.trace import Trace
@@ -26,10 +27,6 @@ PADDING = -1
 QUESTION, THINKING, SUMMARY = 0, 1, 2
 
 _SPACE = 8  # tokens of white space that may follow the end of a template
-
-
-class TrackingError(RuntimeError):
-    """The model was run in a way that leaves a row's position unknown."""
 
 
 class StepStart(NamedTuple):
@@ -185,7 +182,7 @@ class Row:
             TypeError: Its labels are those of a known trace.
         """
         if not isinstance(self._labels, TraceReader):
-            raise TypeError(f"expected a row that is being read, got {self._labels!r}")
+            raise WrongTypeError(f"expected a row that is being read, got {self._labels!r}")
         return self._labels
 
     def finish(self) -> None:

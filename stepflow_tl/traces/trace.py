@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from stepflow_tl.errors import TraceError
 from stepflow_tl.files import read_file, write_file
 from stepflow_tl.traces.answers import ResponseParts, boxed_answer, last_boxed
 from stepflow_tl.traces.chat import (
@@ -54,10 +55,6 @@ from stepflow_tl.traces.reader import (
 from stepflow_tl.traces.templates import expected_format
 
 _FILE_KIND = "stepflow_tl.Trace"
-
-
-class TraceError(ValueError):
-    """A transcript or a trace file is not what was expected."""
 
 
 @dataclass(frozen=True)

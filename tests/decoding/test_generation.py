@@ -5,7 +5,8 @@ import torch
 
 from stepflow_tl import Format, OddsEqualBridge, StepFlow, StepMomentum, Trace, generate
 from stepflow_tl.decoding.generation import Sampling
-from stepflow_tl.traces.chat import Chat, GenerationError, prompt_token_ids
+from stepflow_tl.errors import GenerationError
+from stepflow_tl.traces.chat import Chat, prompt_token_ids
 
 QUESTIONS = ["Tom has 3 pens.", "He buys 4 more pens than that. What is the answer?", "And then?"]
 EVERY_FEW = Format(name="every few", thinking_cutter=lambda step, token: len(step) > 8)

@@ -10,9 +10,8 @@ from helpers import byte_tokenizer, encode, plain_model
 
 from stepflow_tl import OddsEqualBridge, StepFlow, Trace, generate
 from stepflow_tl.decoding.generation import Sampling
-from stepflow_tl.models.view import ModelError
-from stepflow_tl.traces.chat import Chat, GenerationError
-from stepflow_tl.traces.trace import TraceError
+from stepflow_tl.errors import GenerationError, ModelError, TraceError
+from stepflow_tl.traces.chat import Chat
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

@@ -16,8 +16,8 @@ from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
 
 from stepflow_tl import Decoding, Grid, StepFlow, Sweep, generate, load_model
+from stepflow_tl.errors import SettingError
 from stepflow_tl.integrations.lm_eval import StepFlowLM
-from stepflow_tl.integrations.settings import SettingError
 from stepflow_tl.tasks import Item
 from stepflow_tl.tasks.word_problems import make_problems
 

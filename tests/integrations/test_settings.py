@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from stepflow_tl import OddsEqualBridge, StepFlow, StepMomentum
+from stepflow_tl.errors import SettingError
 from stepflow_tl.integrations.settings import (
-    SettingError,
     decoding_of,
     flow_of,
     layers_of,

@@ -21,10 +21,9 @@ from transformers import (
 )
 
 from stepflow_tl.decoding.generation import generate
+from stepflow_tl.errors import ModelError, TrackingError
 from stepflow_tl.interventions import StepFlow, decoder_hooks
-from stepflow_tl.models.view import ModelError
 from stepflow_tl.traces.chat import prompt_token_ids
-from stepflow_tl.traces.rows import TrackingError
 from stepflow_tl.traces.trace import Trace
 
 WINDOWS = {"sliding_window": 6, "use_sliding_window": True, "max_window_layers": 2}

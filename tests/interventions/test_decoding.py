@@ -17,10 +17,10 @@ from helpers import (
 )
 from torch import Tensor
 
+from stepflow_tl.errors import TrackingError
 from stepflow_tl.interventions import StepFlow
 from stepflow_tl.models.loading import load_model
 from stepflow_tl.models.view import attention_window
-from stepflow_tl.traces.rows import TrackingError
 from stepflow_tl.traces.trace import Trace
 
 

@@ -8,12 +8,13 @@ import torch
 from helpers import Decoding, cached, encode, hooks_of, teacher_forced
 from torch import Tensor
 
+from stepflow_tl.errors import TrackingError
 from stepflow_tl.interventions.position import Here
 from stepflow_tl.interventions.tracker import Replay, Tracker
 from stepflow_tl.models.view import attention_window, hook_name
 from stepflow_tl.traces.formats import THINK
 from stepflow_tl.traces.reader import FRAME, TraceReader
-from stepflow_tl.traces.rows import PADDING, LabelBuffer, Row, Rows, TrackingError, publish
+from stepflow_tl.traces.rows import PADDING, LabelBuffer, Row, Rows, publish
 from stepflow_tl.traces.trace import Trace
 
 

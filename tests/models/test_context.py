@@ -7,10 +7,10 @@ import pytest
 from helpers import HAS_HOOKED, encode, hooked_from
 
 from stepflow_tl import Decoding, OddsEqualBridge, StepMapError, Trace, generate, step_saliency
+from stepflow_tl.errors import GenerationError
 from stepflow_tl.models.context import context_length
 from stepflow_tl.models.loading import load_model
 from stepflow_tl.tasks.strategies import Plain
-from stepflow_tl.traces.chat import GenerationError
 
 QUESTION = "Tom has 3 pens. He buys 4 more."
 

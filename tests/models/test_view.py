@@ -13,9 +13,9 @@ import torch
 from helpers import cached, hooks_of, teacher_forced
 from transformer_lens.model_bridge import TransformerBridge
 
+from stepflow_tl.errors import ModelError
 from stepflow_tl.models.loading import load_model
 from stepflow_tl.models.view import (
-    ModelError,
     attention_window,
     decode,
     detach_cache,

@@ -9,8 +9,9 @@ import torch
 from helpers import MODEL_KINDS, Golden, hooks_of, load_tiny
 from torch import Tensor
 
+from stepflow_tl.errors import ModelError
 from stepflow_tl.interventions import OddsEqualBridge, StepFlow, StepMomentum
-from stepflow_tl.models.view import ModelError, hook_name
+from stepflow_tl.models.view import hook_name
 from stepflow_tl.saliency import step_saliency, token_saliency
 from stepflow_tl.traces.trace import Trace
 

@@ -6,9 +6,10 @@ from helpers import DATA, byte_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepflow_tl.errors import GenerationError
 from stepflow_tl.tasks import STYLES, Benchmark, Style, grading, rendered_prompt, style_for
 from stepflow_tl.tasks.prompts import as_style
-from stepflow_tl.traces.chat import Chat, GenerationError, prompt_text, prompt_token_ids
+from stepflow_tl.traces.chat import Chat, prompt_text, prompt_token_ids
 
 FILES = DATA / "benchmarks"
 BOX = r"Please reason step by step, and put your final answer within \boxed{}."

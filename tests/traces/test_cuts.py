@@ -9,8 +9,9 @@ from helpers import encode
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepflow_tl.errors import TraceError
 from stepflow_tl.traces.cuts import labels_of_steps, tokens_at
-from stepflow_tl.traces.trace import Step, Trace, TraceError
+from stepflow_tl.traces.trace import Step, Trace
 
 TEXT = "Why?<think>\nTom has 3 pens. He buys 4, so 7!</think>\n\nIt is 7."
 

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from stepflow_tl.errors import TraceError
 from stepflow_tl.traces.formats import Format
 from stepflow_tl.traces.reader import FRAME
-from stepflow_tl.traces.trace import Trace, TraceError
+from stepflow_tl.traces.trace import Trace
 
 
 def texts(trace: Trace, segment: str | None = None) -> list[str]:

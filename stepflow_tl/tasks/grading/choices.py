@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from stepflow_tl.errors import SettingError
 from stepflow_tl.tasks.base import Grade
 from stepflow_tl.tasks.grading.reading import (
     Response,
@@ -162,9 +163,9 @@ def grade_choice(response: Response, letter: str, options: int = 4) -> Grade:
         ValueError: There are not 2 to 26 options, or the right letter is none of theirs.
     """
     if not 2 <= options <= len(LETTERS):
-        raise ValueError(f"expected 2 to {len(LETTERS)} options, got {options}")
+        raise SettingError(f"expected 2 to {len(LETTERS)} options, got {options}")
     if len(letter) != 1 or letter not in LETTERS[:options]:
-        raise ValueError(f"expected a letter from A to {LETTERS[options - 1]}, got {letter!r}")
+        raise SettingError(f"expected a letter from A to {LETTERS[options - 1]}, got {letter!r}")
     stated = _stated(parts_of(response))
     if isinstance(stated, Grade):
         return stated

@@ -25,6 +25,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from stepflow_tl.errors import SettingError
 from stepflow_tl.tasks.base import Grade
 from stepflow_tl.tasks.grading.arithmetic import constant
 from stepflow_tl.tasks.grading.choices import letter_in
@@ -157,7 +158,9 @@ def gold_of(gold: str) -> str:
     """
     inside = boxed(parts_of(gold)) if "\\boxed" in gold else clean(gold)
     if isinstance(inside, Grade) or not inside or len(inside) > LONGEST:
-        raise ValueError(f"expected a gold answer of 1 to {LONGEST} characters, got {shown(gold)}")
+        raise SettingError(
+            f"expected a gold answer of 1 to {LONGEST} characters, got {shown(gold)}"
+        )
     return inside
 
 
@@ -170,7 +173,7 @@ def check_math_gold(gold: str) -> None:
     right = gold_of(gold)
     held = boxed(parts_of(rf"\boxed{{{right}}}"))
     if held != right:
-        raise ValueError(
+        raise SettingError(
             f"expected a gold answer that a box can hold, got {shown(right)}, whose braces do not "
             f"pair"
         )

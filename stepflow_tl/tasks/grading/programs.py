@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from stepflow_tl.errors import SettingError
 from stepflow_tl.tasks.base import Grade
 from stepflow_tl.tasks.grading.reading import Response, parts_of, passed, refused, shown
 from stepflow_tl.tasks.grading.running import Limits, Ran, run_program
@@ -54,24 +55,24 @@ class CodeTests:
         if self.function == "":
             object.__setattr__(self, "function", None)
         if not self.inputs or len(self.inputs) != len(self.outputs):
-            raise ValueError(
+            raise SettingError(
                 f"expected as many inputs as outputs, at least one, got {len(self.inputs)} and "
                 f"{len(self.outputs)}"
             )
         if self.function is None:
             return
         if not self.function.isidentifier():
-            raise ValueError(f"expected the name of a function, got {self.function!r}")
+            raise SettingError(f"expected the name of a function, got {self.function!r}")
         for number, (given, wanted) in enumerate(zip(self.inputs, self.outputs, strict=True), 1):
             for text in (*(line for line in given.split("\n") if line.strip()), wanted):
                 try:
                     _loaded(text)
                 except (ValueError, RecursionError):
-                    raise ValueError(
+                    raise SettingError(
                         f"expected JSON in test {number} of {self.function!r}, got {shown(text)}"
                     ) from None
             if "NaN" in wanted and _loaded(wanted) != _loaded(wanted):
-                raise ValueError(
+                raise SettingError(
                     f"expected a result in test {number} of {self.function!r} that a program can "
                     f"return, got {shown(wanted)}: NaN equals nothing"
                 )

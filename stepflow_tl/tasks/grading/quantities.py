@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from stepflow_tl.errors import SettingError
 from stepflow_tl.tasks.base import Grade
 from stepflow_tl.tasks.grading.comparing import sole_number
 from stepflow_tl.tasks.grading.latex import Token, Unreadable, tokens_of, with_thousands
@@ -136,7 +137,7 @@ def number_of(gold: str) -> Fraction:
     matches = _numbers(clean(gold))
     value = _value(matches[0]) if len(matches) == 1 else None
     if value is None:
-        raise ValueError(f"expected a gold answer such as '18', got {shown(gold)}")
+        raise SettingError(f"expected a gold answer such as '18', got {shown(gold)}")
     return value
 
 

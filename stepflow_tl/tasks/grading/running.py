@@ -34,6 +34,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from stepflow_tl.errors import SandboxError, SettingError
 from stepflow_tl.tasks.grading.seccomp import system_call_filter
 
 _GUARD = Path(__file__).with_name("guarded.py")
@@ -84,9 +85,9 @@ class Limits:
         """
         for name in ("seconds", "total_seconds", "output_bytes", "file_bytes"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"expected {name} > 0, got {getattr(self, name)}")
+                raise SettingError(f"expected {name} > 0, got {getattr(self, name)}")
         if self.memory_mb < 64:
-            raise ValueError(f"expected memory_mb >= 64, got {self.memory_mb}")
+            raise SettingError(f"expected memory_mb >= 64, got {self.memory_mb}")
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class _Watch:
         status = self.process.wait()
         first, _, result = bytes(self.read[self.heard]).partition(b"\n")
         if first != b"ready":
-            raise RuntimeError(_cannot(first, status, error))
+            raise SandboxError(_cannot(first, status, error))
         complaint = _last_error(self.read[self.process.stderr])
         if error is None and status != 0:
             error, complaint = _why(status, complaint)
@@ -229,7 +230,7 @@ def _protections() -> dict[str, Any]:
     machine = platform.machine()
     filter_ = system_call_filter(machine) if sys.platform == "linux" else None
     if filter_ is None:
-        raise RuntimeError(
+        raise SandboxError(
             f"running a model's program needs Linux on x86_64 or aarch64, found {sys.platform} on "
             f"{machine}; nothing was run"
         )

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from stepflow_tl.errors import SettingError, WrongTypeError
 from stepflow_tl.tasks.base import Grade, Item, Task
 from stepflow_tl.tasks.word_problems.grading import grade
 from stepflow_tl.tasks.word_problems.world import (
@@ -40,7 +41,7 @@ class _Worded(Task):
         seen: dict[str, str] = {}
         for item in items:
             if seen.setdefault(item.question, item.group) != item.group:
-                raise ValueError(
+                raise SettingError(
                     f"expected each problem in one group, but groups {seen[item.question]!r} and "
                     f"{item.group!r} share one that begins {item.question[:60]!r}"
                 )
@@ -100,15 +101,15 @@ class WordProblems(_Worded):
             given = getattr(self, name)
             values = tuple(given) if isinstance(given, Iterable) else ()
             if not isinstance(given, Iterable) or not all(isinstance(v, int) for v in values):
-                raise TypeError(f"expected {name} such as (16, 17), got {given!r}")
+                raise WrongTypeError(f"expected {name} such as (16, 17), got {given!r}")
             if len(set(values)) < len(values) or not set(values) <= set(_DIFFICULTIES):
-                raise ValueError(
+                raise SettingError(
                     f"expected {name} to be different numbers from 1 to {_DIFFICULTIES[-1]}, "
                     f"got {values}"
                 )
             object.__setattr__(self, name, values)
         if self.n < 1 or not (self.difficulties or self.recall):
-            raise ValueError(
+            raise SettingError(
                 f"expected n >= 1 and at least one difficulty, got n={self.n}, "
                 f"difficulties={self.difficulties}, recall={self.recall}"
             )
@@ -146,7 +147,7 @@ class GivenProblems(_Worded):
     def __init__(self, problems: Sequence[Problem]) -> None:
         questions = [problem.question for problem in problems]
         if not questions or len(set(questions)) < len(questions):
-            raise ValueError(
+            raise SettingError(
                 f"expected different problems, at least one, got {len(questions)} of which "
                 f"{len(set(questions))} differ"
             )
@@ -170,7 +171,7 @@ def as_task(problems: Task | Sequence[Problem]) -> Task:
         return problems
     if isinstance(problems, Sequence) and all(isinstance(p, Problem) for p in problems):
         return GivenProblems(problems)
-    raise TypeError(
+    raise WrongTypeError(
         f"expected a Task such as WordProblems(n=50), or a sequence of word problems, got "
         f"{type(problems).__name__}"
     )

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from stepflow_tl.errors import SettingError
 from stepflow_tl.tasks.word_problems.sentences import (
     CONNECTIVES,
     FIRST_OPENERS,
@@ -129,9 +130,9 @@ def make_problem(
             the last (which the bundled weights have not mastered).
     """
     if not 1 <= difficulty <= LARGEST_DIFFICULTY:
-        raise ValueError(f"difficulty must be 1 to {LARGEST_DIFFICULTY}, got {difficulty}")
+        raise SettingError(f"difficulty must be 1 to {LARGEST_DIFFICULTY}, got {difficulty}")
     if distractors is not None and not 0 <= distractors <= 4:
-        raise ValueError(f"distractors must be 0 to 4, got {distractors}")
+        raise SettingError(f"distractors must be 0 to 4, got {distractors}")
     rng = random.Random(f"{seed}:{difficulty}:{distractors}")
     count = rng.randint(0, 3) if distractors is None else distractors
     people = rng.sample(NAMES, len(NAMES))
