@@ -28,7 +28,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
 from stepflow_tl import OddsEqualBridge, StepFlow, StepMomentum, load_model
-from stepflow_tl.models.view import decode
+from stepflow_tl.models.view import view
 from stepflow_tl.reasoner import WEIGHTS
 from stepflow_tl.tasks.word_problems import make_problems
 from stepflow_tl.traces.chat import prompt_text
@@ -116,7 +116,7 @@ class Decoding:
         self.length += new.shape[1]
         seen = self.mask[:, : self.length]
         if self.kind == "bridge":
-            _, self.cache = decode(self.model, new, seen, self.cache)
+            _, self.cache = view(self.model).decode(new, seen, self.cache)
         else:
             out = self.model(
                 new,

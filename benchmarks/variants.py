@@ -29,10 +29,11 @@ from stepflow_tl import (
     load_model,
     step_saliency,
 )
-from stepflow_tl.interventions.tracker import declare_prompts
-from stepflow_tl.models.view import decode, pad_token_id
+from stepflow_tl.decoding.batch import pad_token_id
+from stepflow_tl.models.view import view
 from stepflow_tl.tasks.word_problems import make_problems
-from stepflow_tl.traces.formats import resolve_format
+from stepflow_tl.traces.formats import AUTO_FORMAT
+from stepflow_tl.traces.rows import Rows, publish
 
 FLOWS = {
     "none": StepFlow(),
@@ -47,23 +48,19 @@ FLOWS = {
 
 def feed(model: Any, traces: Sequence[Trace]) -> None:
     """Decode traces as one left-padded batch: their prompts, then their own tokens one by one."""
-    prompts = [trace.token_ids[: trace.prompt_length] for trace in traces]
-    responses = [trace.token_ids[trace.prompt_length :] for trace in traces]
-    longest, pad = max(map(len, prompts)), pad_token_id(model)
-    pads = [longest - len(prompt) for prompt in prompts]
+    prompts = [trace.token_ids[: trace.prompt_length].tolist() for trace in traces]
+    responses = [trace.token_ids[trace.prompt_length :].tolist() for trace in traces]
+    pad = pad_token_id(model.tokenizer)
+    rows = Rows.of_prompts(model.tokenizer, prompts, AUTO_FORMAT, pad_id=pad)
     length = max(map(len, responses))
-    rows = [
-        torch.cat([torch.full((n,), pad), p, r, torch.full((length - len(r),), pad)])
-        for n, p, r in zip(pads, prompts, responses, strict=True)
-    ]
-    tokens = torch.stack(rows)
-    mask = (torch.arange(tokens.shape[1]) >= torch.tensor(pads)[:, None]).long()
-    form = resolve_format("auto", model.tokenizer)
-    cache = None
-    with torch.no_grad(), declare_prompts([len(p) for p in prompts], pads, form):
-        for start in (0, *range(longest, tokens.shape[1])):
-            stop = max(start + 1, longest)
-            _, cache = decode(model, tokens[:, start:stop], mask[:, :stop], cache)
+    new = [response + [pad] * (length - len(response)) for response in responses]
+    mask = torch.tensor([[0] * row.pads + [1] * (rows.width - row.pads + length) for row in rows])
+    tokens, cache = torch.tensor([row.columns for row in rows]), None
+    with torch.no_grad(), publish(model, rows):
+        for column in zip(*new, strict=True):
+            _, cache = view(model).decode(tokens, mask[:, : rows.width], cache)
+            rows.push([[token] for token in column])
+            tokens = torch.tensor(column)[:, None]
 
 
 def decode_under(

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import common
 import pandas as pd
@@ -34,19 +34,15 @@ from stepflow_tl import (
     Task,
     WordProblems,
 )
+from stepflow_tl.analysis.presets import Preset, PresetName
 from stepflow_tl.cli import errors_on_one_line
 from stepflow_tl.models.loading import load_tokenizer
 from stepflow_tl.plots import figure_arms
 from stepflow_tl.sweep import calibrate
 from stepflow_tl.tasks import STYLES, Style, rendered_prompt, style_for
 from stepflow_tl.text import escaped
-from stepflow_tl.traces.formats import AUTO, Format
 
 OWN = "word-problems"
-PRESETS = {"paper": StepFlow.paper, "release": StepFlow.release, "digest": StepFlow.digest}
-
-AUTHORS_CUT = Format(name=AUTO, thinking_cutter="full_stop")
-"""Steps end where they end in the authors' code, whose published numbers stand beside ours."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +99,11 @@ class Options:
         return self.given.task is None and self.given.path is None
 
     @property
+    def preset(self) -> Preset:
+        """Whose settings: steps end where they end in the authors' code, too."""
+        return Preset.of(self.given.preset)
+
+    @property
     def decoding(self) -> Decoding:
         """As the model's family recommends, but for what was asked for."""
         style = self.style
@@ -115,7 +116,7 @@ class Options:
         }
         asked = {name: getattr(self.given, name, None) for name in default}
         given = {name: value for name, value in asked.items() if value is not None}
-        return Decoding(**default | given, format=AUTHORS_CUT)
+        return Decoding(**default | given, format=self.preset.format)
 
     @property
     def sweep(self) -> dict[str, Any]:
@@ -168,7 +169,7 @@ def parse(argv: Sequence[str] | None) -> Options:
     add("--samples", type=int, help="answers per problem (default: the paper's)")
     add("--style", choices=STYLES, help="how to ask (default: as the model's family likes)")
     add("--show-prompt", action="store_true", help="print the first prompt, and no more")
-    add("--stepflow", choices=PRESETS, default="paper", help="default: %(default)s")
+    add("--preset", choices=get_args(PresetName), default="paper", help="default: %(default)s")
     add("--tau-max", type=float, nargs="+", help="one value, or several to --calibrate")
     add("--alpha", type=float, nargs="+", help="one value, or several to --calibrate")
     add("--calibrate", action="store_true", help="choose tau_max and alpha on held-out problems")
@@ -218,7 +219,7 @@ def chosen_flow(chosen: Options) -> tuple[StepFlow, dict[str, pd.DataFrame]]:
         print(f"calibrated: tau_max={found.tau_max}, alpha={found.alpha}, {said} the baseline")
         return found.flow, {"calibration: tried on held-out problems": found.tried}
     if not strengths:
-        return PRESETS[given.stepflow](), {}
+        return chosen.preset.flow, {}
     one = {name: values[0] for name, values in strengths.items()}
     bridge = OddsEqualBridge(**{k: v for k, v in one.items() if k == "tau_max"})
     return StepFlow(bridge, StepMomentum(**{k: v for k, v in one.items() if k == "alpha"})), {}

@@ -15,6 +15,7 @@ from stepflow_tl.analysis import compare
 from stepflow_tl.analysis.diagnostics import compare_groups, diagnose
 from stepflow_tl.decoding.budget import ThinkingBudget
 from stepflow_tl.decoding.generation import generate
+from stepflow_tl.decoding.settings import Decoding
 from stepflow_tl.errors import (
     BenchmarkError,
     GenerationError,
@@ -42,7 +43,6 @@ from stepflow_tl.tasks import Benchmark, Task, WordProblems
 from stepflow_tl.tasks.strategies import (
     BudgetForcing,
     ChainOfThought,
-    Decoding,
     Plain,
     SelfConsistency,
     Strategy,

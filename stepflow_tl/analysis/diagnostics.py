@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from stepflow_tl.analysis import clustered_difference, label_permutation_test
+from stepflow_tl.analysis.intervals import clustered_difference
+from stepflow_tl.analysis.labels import label_permutation_test
 from stepflow_tl.errors import SettingError
 from stepflow_tl.saliency.maps import StepMap
 

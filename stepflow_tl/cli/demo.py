@@ -19,7 +19,7 @@ from stepflow_tl.analysis.diagnostics import compare_groups, diagnose
 from stepflow_tl.decoding.generation import generate
 from stepflow_tl.interventions import Ledger, StepFlow
 from stepflow_tl.models.loading import load_model
-from stepflow_tl.models.view import n_layers
+from stepflow_tl.models.view import view
 from stepflow_tl.plots import (
     figure_accuracy,
     figure_layer_curves,
@@ -260,5 +260,5 @@ def _draw_maps(
         strata=[s.group for s in everyone],
     )
     comparison.to_csv(folder / "failure_curves.csv", index=False)
-    figure = figure_layer_curves(comparison, n_layers=n_layers(model))
+    figure = figure_layer_curves(comparison, n_layers=view(model).n_layers)
     return pictures + save_figure(figure, folder / "failure_curves")

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from stepflow_tl.errors import EstimateError
-from stepflow_tl.models.huggingface import decoder_layers, without_weights
-from stepflow_tl.models.view import attention_window
+from stepflow_tl.models.decoder import decoder_layers, without_weights
+from stepflow_tl.models.view import view
 from stepflow_tl.reasoner import WEIGHTS
 
 DTYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "int4": 0.5}
@@ -119,7 +119,7 @@ def read_architecture(source: str | Path) -> Architecture:
         experts=experts,
         expert_share=_expert_share(text) if experts else 1.0,
         looked_up=0 if tied else embedding.numel(),
-        windows=tuple(attention_window(model, layer) for layer in range(layers)),
+        windows=tuple(view(model).attention_window(layer) for layer in range(layers)),
         kv_width=2 * kv_heads * width,
         query_width=heads * width,
         widths=layers * (int(text.hidden_size) + mlp),

@@ -32,9 +32,8 @@ from stepflow_tl.decoding.generation import generate
 from stepflow_tl.errors import SettingError
 from stepflow_tl.integrations.settings import decoding_of, flow_of, plain_number, precision
 from stepflow_tl.interventions import Run
-from stepflow_tl.models.context import context_length
 from stepflow_tl.models.loading import load_model
-from stepflow_tl.models.view import model_name, tokenizer_of
+from stepflow_tl.models.view import view
 from stepflow_tl.sweep.grid import to_spec
 from stepflow_tl.traces.chat import prompt_token_ids
 from stepflow_tl.traces.formats import AUTO, named_format
@@ -152,11 +151,11 @@ class StepFlowLM(TemplateLM):  # type: ignore[misc]
         self._model = load_model(
             pretrained, device=device, dtype=precision(dtype, pretrained, revision), **boot
         )
-        self.tokenizer = tokenizer_of(self._model)
+        self.tokenizer = view(self._model).tokenizer
         self._format = named_format(format)
         self._think_end = self._delimiter(think_end_token)
         self._specials = [str(t) for t in self.tokenizer.added_tokens_decoder.values() if t.special]
-        longest = context_length(self._model)
+        longest = view(self._model).context_length
         self._max_length = longest if max_length is None else plain_number("max_length", max_length)
         self._device = next(self._model.parameters()).device
         self.runs: list[Run] = []
@@ -328,7 +327,7 @@ class StepFlowLM(TemplateLM):  # type: ignore[misc]
             "model_num_parameters": parameters,
             "stepflow": {
                 "version": __version__,
-                "model": model_name(self._model),
+                "model": view(self._model).name,
                 "format": self._format.name,
                 "interventions": to_spec(self.flow),
                 "responses": self.traces,

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from stepflow_tl.decoding.generation import Sampling
+from stepflow_tl.decoding.settings import Decoding
 from stepflow_tl.errors import ModelError, SettingError
 from stepflow_tl.interventions import OddsEqualBridge, StepFlow, StepMomentum
+from stepflow_tl.interventions.flow import PRESETS
 from stepflow_tl.models.layers import LayerSpec
 from stepflow_tl.reasoner import WEIGHTS
 
-PRESETS = ("paper", "release", "digest", "none")
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -55,7 +55,7 @@ def decoding_of(settings: Mapping[str, Any]) -> tuple[int | None, dict[str, Any]
             )
     if not sampled:
         return limit or None, {"temperature": 0.0, "top_p": 1.0, "stop": stop}
-    drawn = Sampling(
+    drawn = Decoding(
         temperature=1.0 if temperature is None else float(temperature),
         top_p=1.0 if top_p is None else float(top_p),
     )
@@ -98,8 +98,8 @@ def flow_of(
         "window": smi_window,
     }
     preset = "none" if preset is None else preset
-    if preset and preset not in PRESETS:
-        raise SettingError(f"unknown preset {preset!r}: expected one of {list(PRESETS)}")
+    if preset and preset not in (*PRESETS, "none"):
+        raise SettingError(f"unknown preset {preset!r}: expected one of {[*PRESETS, 'none']}")
     if preset and any(v is not None for v in (*bridge.values(), *momentum.values())):
         raise SettingError(
             f"expected preset={preset}, which fixes all settings, or single ones, got both"
@@ -107,8 +107,7 @@ def flow_of(
     if preset == "none":
         return StepFlow()
     if preset:
-        made: StepFlow = getattr(StepFlow, preset)()
-        return made
+        return StepFlow.preset(preset)
     items = (
         OddsEqualBridge(**_given(bridge)),
         StepMomentum(**_given(momentum)),

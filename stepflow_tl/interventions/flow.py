@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from stepflow_tl.errors import InterventionWarning, ModelError, SettingError, WrongTypeError
-from stepflow_tl.interventions.base import Hook, Intervention
-from stepflow_tl.interventions.decoder_hooks import hooks_inside
+from stepflow_tl.interventions.base import Intervention
 from stepflow_tl.interventions.gradient_momentum import GradientMomentum
 from stepflow_tl.interventions.ledger import Ledger
 from stepflow_tl.interventions.odds_equal_bridge import OddsEqualBridge
 from stepflow_tl.interventions.step_momentum import StepMomentum
 from stepflow_tl.interventions.tracker import Tracker
 from stepflow_tl.interventions.uniform_prior_bridge import UniformPriorBridge
-from stepflow_tl.models.huggingface import is_huggingface
-from stepflow_tl.models.layers import resolve_layers
-from stepflow_tl.models.view import n_layers
+from stepflow_tl.interventions.wiring import first_query, hooks_of, names_of
+from stepflow_tl.models.base import Model, ModelView
+from stepflow_tl.models.sites import Hook
+from stepflow_tl.models.view import view
 from stepflow_tl.traces.formats import Format
 from stepflow_tl.traces.trace import Trace
+
+PRESETS = ("paper", "release", "digest")
 
 
 @dataclass
@@ -90,6 +92,18 @@ class StepFlow:
         object.__setattr__(self, "interventions", interventions)
 
     @classmethod
+    def preset(cls, name: str) -> StepFlow:
+        """The settings of this name: "paper", "release" or "digest".
+
+        Raises:
+            SettingError: There is no such preset.
+        """
+        if name not in PRESETS:
+            raise SettingError(f"no preset {name!r}: expected one of {list(PRESETS)}")
+        made: StepFlow = getattr(cls, name)()
+        return made
+
+    @classmethod
     def paper(cls) -> StepFlow:
         """The paper's settings (Table 8): OEB on the bottom quarter, SMI on the top quarter."""
         return cls(OddsEqualBridge(), StepMomentum())
@@ -109,7 +123,7 @@ class StepFlow:
         """The variants that the news digest of the paper describes, in place of OEB and SMI."""
         return cls(UniformPriorBridge(), GradientMomentum())
 
-    def fwd_hooks(self, model: Any, trace: Trace, *, ledger: Ledger | None = None) -> list[Hook]:
+    def fwd_hooks(self, model: Model, trace: Trace, *, ledger: Ledger | None = None) -> list[Hook]:
         """Hooks for running the model on a known trace, as TransformerLens takes them.
 
         Args:
@@ -126,21 +140,19 @@ class StepFlow:
             ValueError: An intervention names a layer that the model does not have, or the model is
                 a plain Hugging Face model, which has no hooks.
         """
-        if is_huggingface(model):
+        seen = view(model)
+        if "attn_scores" not in seen.sites:
             raise ModelError(
                 f"expected a TransformerBridge or HookedTransformer, got {type(model).__name__}, "
                 "which takes no TransformerLens hooks: use StepFlow.attach(model, tokenizer=...)"
             )
-        tracker = Tracker(model, trace=trace)
-        return [
-            *tracker.hooks(),
-            *self._hooks(model, tracker, Ledger() if ledger is None else ledger),
-        ]
+        tracker, ledger = Tracker(seen, trace=trace), Ledger() if ledger is None else ledger
+        return [*tracker.hooks(), *hooks_of(self.interventions, seen, tracker, ledger)]
 
     @contextmanager
     def attach(
         self,
-        model: Any,
+        model: Model | ModelView,
         *,
         tokenizer: Any | None = None,
         format: str | Format = "auto",
@@ -157,9 +169,9 @@ class StepFlow:
             with StepFlow.paper().attach(model, tokenizer=tokenizer) as run:
                 model.generate(**inputs, max_new_tokens=4096)
 
-        Rows of the batch must keep their places: no beam search. One StepFlow can be attached to
-        such a model at a time, and none that holds a `GradientMomentum`. It is not compiled: with
-        a static cache on a GPU pass ``disable_compile=True`` to ``generate``.
+        Rows of the batch must keep their places: no beam search. Such a model is not compiled:
+        with a static cache on a GPU pass ``disable_compile=True`` to ``generate``. Blocks nest on
+        every class of models; the outer one acts first.
 
         Args:
             model: A `TransformerBridge`, a `HookedTransformer`, or a Hugging Face decoder whose
@@ -179,53 +191,27 @@ class StepFlow:
         Warns:
             InterventionWarning: On leaving, for each intervention that never fired.
         """
-        plain = is_huggingface(model)
-        if plain and tokenizer is None and getattr(model, "tokenizer", None) is None:
-            raise ModelError(
-                f"expected tokenizer=... beside a plain Hugging Face model, or model.tokenizer "
-                f"set, got neither with {type(model).__name__}"
-            )
-        ledger = Ledger()
-        tracker = Tracker(model, format=format, prompt_length=prompt_length, tokenizer=tokenizer)
-        hooks = self._hooks(model, tracker, ledger)
-        columns = (item.fired for item in self.interventions)
-        run = Run(ledger, tracker, tuple(zip(self._names(), columns, strict=True)))
+        seen, ledger = view(model), Ledger()
+        tracker = Tracker(seen, format=format, prompt_length=prompt_length, tokenizer=tokenizer)
+        run = Run(ledger, tracker, self._actions())
+        hooks = hooks_of(self.interventions, seen, tracker, ledger)
         if not hooks:
             yield run
             return
-        with ExitStack() as stack:
-            if plain:
-                stack.enter_context(hooks_inside(model, hooks, tracker))
-            else:
-                stack.enter_context(tracker.watch(model))
-                stack.enter_context(model.hooks(fwd_hooks=[*tracker.hooks(), *hooks]))
+        wanted = partial(first_query, self.interventions, tracker)
+        with tracker.watch(), seen.hooks([*tracker.hooks(), *hooks], wanted):
             yield run
         for message in self._silences(run):
             warnings.warn(message, InterventionWarning, stacklevel=3)
 
-    def _names(self) -> list[str]:
-        """Names in the ledger, numbered where two interventions share one."""
-        return numbered([item.name for item in self.interventions])
-
-    def _hooks(self, model: Any, tracker: Tracker, ledger: Ledger) -> list[Hook]:
-        hooks: list[Hook] = []
-        for number, name in enumerate(self._names()):
-            item = self.interventions[number]
-            layers = resolve_layers(item.layers, n_layers(model))
-            for layer in layers:
-                ledger.open(name, layer, item.columns)
-            if not item.is_neutral:
-                others = partial(self._without(number)._hooks, model, ledger=Ledger())
-                hooks += item.hooks(model, layers, tracker, ledger, name, others)
-        return hooks
-
-    def _without(self, number: int) -> StepFlow:
-        rest = (item for i, item in enumerate(self.interventions) if i != number)
-        return StepFlow(*rest)
+    def _actions(self) -> tuple[tuple[str, str], ...]:
+        """Name in the ledger and column that counts actions, of each intervention."""
+        fired = (item.fired for item in self.interventions)
+        return tuple(zip(names_of(self.interventions), fired, strict=True))
 
     def _silences(self, run: Run) -> Iterator[str]:
         """What to say of each intervention that never fired."""
-        for item, name in zip(self.interventions, self._names(), strict=True):
+        for item, name in zip(self.interventions, names_of(self.interventions), strict=True):
             if not run.forwards or item.is_neutral or run.ledger.total(name, item.fired):
                 continue
             rows = int(run.ledger.total(name, "rows_seen"))
@@ -234,11 +220,3 @@ class StepFlow:
                 if rows
                 else "; if steps of thinking were expected, check the format and the prompt"
             )
-
-
-def numbered(names: Sequence[str]) -> list[str]:
-    """Names, numbered where two share one."""
-    return [
-        f"{name}-{names[:i].count(name) + 1}" if names.count(name) > 1 else name
-        for i, name in enumerate(names)
-    ]

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from stepflow_tl.errors import SettingError
-from stepflow_tl.interventions.base import Hook, Intervention, Others
-from stepflow_tl.interventions.ledger import Ledger
-from stepflow_tl.interventions.position import Here
+from stepflow_tl.interventions.base import Edited, Facts, Intervention
+from stepflow_tl.interventions.position import EditPosition
 from stepflow_tl.interventions.rerun import RowAgain
-from stepflow_tl.interventions.tracker import Tracker
 from stepflow_tl.models.layers import LayerSpec
-from stepflow_tl.models.precision import wide
-from stepflow_tl.models.view import hook_name
-from stepflow_tl.traces.rows import THINKING, StepStart, places
+from stepflow_tl.models.precision import widened
+from stepflow_tl.models.sites import Site
+from stepflow_tl.traces.rows import THINKING, StepStart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +53,14 @@ class GradientMomentum(Intervention):
         steps: Number of closed steps that the average goes back (the digest: three).
     """
 
+    site: ClassVar[Site] = "resid_post"
     columns: ClassVar[tuple[str, ...]] = (
         "injections",
         "injection_norm",
         "extra_forwards",
         "extra_tokens",
     )
+    fired: ClassVar[str] = "injections"
 
     step_size: float = 0.02
     layers: LayerSpec = "deep"
@@ -88,77 +87,46 @@ class GradientMomentum(Intervention):
         """True for step_size = 0."""
         return self.step_size == 0.0
 
-    @property
-    def fired(self) -> str:
-        """Injections."""
-        return "injections"
-
     def against(
         self, stream: Float[Tensor, "rows d_model"], directions: Float[Tensor, "rows d_model"]
     ) -> Float[Tensor, "rows d_model"]:
         """What is added to the stream, given the unit directions of G (or zero)."""
-        length = wide(stream.detach()).norm(dim=-1, keepdim=True)
+        length = widened(stream.detach()).norm(dim=-1, keepdim=True)
         added: Tensor = -self.step_size * length * directions.to(stream.device)
         return added.to(stream.dtype)
 
-    def hooks(
-        self,
-        model: Any,
-        layers: Sequence[int],
-        tracker: Tracker,
-        ledger: Ledger,
-        name: str,
-        others: Others,
-    ) -> list[Hook]:
-        """One hook that runs closed steps again, and one on each layer that injects."""
-        reruns: list[RowAgain] = []
-
-        def rerun(pattern: Tensor, hook: Any) -> None:
-            if not _due(tracker.here):
-                return
-            known = {id(run.row): run for run in reruns}
-            reruns[:] = [
-                known.get(id(row))
-                or RowAgain(model, layers, row, others, inject=self.against, steps=self.steps)
-                for row in tracker.rows
-            ]
-            for number in sorted({start.row for start in _due(tracker.here)}):
-                run = reruns[number]
-                forwards, extra = run.catch_up(tracker.token_ids(run.row))
-                ledger.add(name, layers[0], extra_forwards=forwards, extra_tokens=extra)
-
-        def injector(index: int, layer: int) -> Callable[..., Tensor | None]:
-            def inject(
-                stream: Float[Tensor, "batch pos d_model"], hook: Any
-            ) -> Float[Tensor, "batch pos d_model"] | None:
-                here = tracker.here
-                due = _due(here)
-                if not due:
-                    return None
-                rows, queries = places(due, here.start, stream.device)
-                units = torch.stack([reruns[s.row].units[s.position][index] for s in due])
-                at = stream[rows, queries]
-                added = self.against(at, units)
-                length, norm = (wide(x.detach()).norm(dim=-1) for x in (added, at))
-                ledger.add(
-                    name,
-                    layer,
-                    injections=(length > 0).sum(),
-                    injection_norm=(length / norm.clamp_min(1e-12)).sum(),
-                )
-                return stream.index_put((rows, queries), added, accumulate=True)
-
-            return inject
-
-        return [
-            (hook_name("pattern", 0), rerun),
-            *(
-                (hook_name("resid_post", layer), injector(index, layer))
-                for index, layer in enumerate(layers)
-            ),
+    def prepare(self, at: EditPosition) -> Facts:
+        """Run again the steps that others follow now; what they cost."""
+        if not _due(at):
+            return {}
+        known = {run.row: run for run in at.memory.get("runs", ())}
+        runs = at.memory["runs"] = [
+            known.get(row)
+            or RowAgain(at.view, at.layers, row, at.others, inject=self.against, steps=self.steps)
+            for row in at.rows
         ]
+        costs = [runs[number].catch_up() for number in sorted({s.row for s in _due(at)})]
+        forwards, tokens = map(sum, zip(*costs, strict=True))
+        return {"extra_forwards": forwards, "extra_tokens": tokens}
+
+    def edit(self, stream: Float[Tensor, "batch pos d_model"], at: EditPosition) -> Edited:
+        """The residual stream, nudged where a step starts."""
+        due = _due(at)
+        if not due:
+            return None, {}
+        runs: list[RowAgain] = at.memory["runs"]
+        index = at.layers.index(at.layer)
+        units = torch.stack([runs[start.row].units[start.position][index] for start in due])
+        rows, queries = at.indices(due, stream.device)
+        before = stream[rows, queries]
+        added = self.against(before, units)
+        length, norm = (widened(x.detach()).norm(dim=-1) for x in (added, before))
+        return stream.index_put((rows, queries), added, accumulate=True), {
+            "injections": (length > 0).sum(),
+            "injection_norm": (length / norm.clamp_min(1e-12)).sum(),
+        }
 
 
-def _due(here: Here) -> list[StepStart]:
+def _due(at: EditPosition) -> list[StepStart]:
     """Steps of the thinking that begin in this pass, but for the first."""
-    return [start for start in here.step_starts if start.segment == THINKING]
+    return [start for start in at.step_starts if start.segment == THINKING]

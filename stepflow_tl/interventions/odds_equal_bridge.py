@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from stepflow_tl.errors import SettingError
-from stepflow_tl.interventions.base import Hook, Intervention
-from stepflow_tl.interventions.ledger import Ledger
-from stepflow_tl.interventions.position import Bridge, Groups
-from stepflow_tl.interventions.tracker import Tracker
+from stepflow_tl.interventions.base import Edited, Intervention
+from stepflow_tl.interventions.position import BridgeKeys, EditPosition, Groups
 from stepflow_tl.models.layers import LayerSpec
-from stepflow_tl.models.view import attention_window, hook_name
+from stepflow_tl.models.sites import Site
 
 Infeasible = Literal["clamp", "scale", "skip"]
 
@@ -41,7 +39,7 @@ class Rebalanced(NamedTuple):
     after: Float[Tensor, "batch head query"]
 
 
-def equalise_odds(
+def equalize_odds(
     pattern: Float[Tensor, "batch head query key"],
     groups: Groups,
     *,
@@ -111,18 +109,19 @@ def equalise_odds(
 class OddsEqualBridge(Intervention):
     """Odds-Equal Bridge (OEB, paper section 4.1), on ``hook_pattern`` of shallow layers.
 
-    While thinking the bridge B is the question, while summarising it is the thinking; S is the
-    current segment so far. See `equalise_odds` for the map.
+    While thinking the bridge B is the question, while summarizing it is the thinking; S is the
+    current segment so far. See `equalize_odds` for the map.
 
     Attributes:
         tau_max: Upper bound of the target share tau_B (paper: tau_max), in [0, 1]; 0 is neutral.
         layers: Default: the bottom quarter.
-        bridge: "prompt": B includes the frame (chat template, first token, delimiters), as in the
-            authors' code; "question": without it, because the first token is often an attention
-            sink that hides lock-in.
+        keys: The bridge. "prompt": B includes the frame (chat template, first token, delimiters),
+            as in the authors' code; "question": without it, because the first token is often an
+            attention sink that hides lock-in.
         infeasible: What to do where the target exceeds p(S) + p(B).
     """
 
+    site: ClassVar[Site] = "pattern"
     columns: ClassVar[tuple[str, ...]] = (
         "rows_seen",
         "rows_changed",
@@ -133,7 +132,7 @@ class OddsEqualBridge(Intervention):
 
     tau_max: float = 0.15
     layers: LayerSpec = "shallow"
-    bridge: Bridge = "prompt"
+    keys: BridgeKeys = "prompt"
     infeasible: Infeasible = "clamp"
 
     def __post_init__(self) -> None:
@@ -145,7 +144,7 @@ class OddsEqualBridge(Intervention):
         super().__post_init__()
         if not 0.0 <= self.tau_max <= 1.0:
             raise SettingError(f"OddsEqualBridge: expected tau_max in [0, 1], got {self.tau_max}")
-        for value, choices in ((self.bridge, Bridge), (self.infeasible, Infeasible)):
+        for value, choices in ((self.keys, BridgeKeys), (self.infeasible, Infeasible)):
             if value not in get_args(choices):
                 raise SettingError(
                     f"OddsEqualBridge: expected one of {list(get_args(choices))}, got {value!r}"
@@ -156,37 +155,17 @@ class OddsEqualBridge(Intervention):
         """True for tau_max = 0."""
         return self.tau_max == 0.0
 
-    @property
-    def fired(self) -> str:
-        """Rows changed."""
-        return "rows_changed"
-
-    def layer_hooks(
-        self, model: Any, layer: int, tracker: Tracker, ledger: Ledger, name: str
-    ) -> list[Hook]:
-        """One hook on the layer's attention pattern."""
-        window = attention_window(model, layer)
-
-        def bridge_hook(
-            pattern: Float[Tensor, "batch head query key"], hook: Any
-        ) -> Float[Tensor, "batch head query key"] | None:
-            here = tracker.here
-            if not here.reasoning:
-                return None
-            groups = here.groups(pattern.shape[-1], window, self.bridge, pattern.device)
-            result = equalise_odds(
-                pattern, groups, tau_max=self.tau_max, infeasible=self.infeasible
-            )
-            seen = (groups.current_size > 0)[:, None].expand_as(result.before)
-            ledger.add(
-                name,
-                layer,
-                rows_seen=seen.sum(),
-                rows_changed=result.changed.sum(),
-                rows_infeasible=result.infeasible.sum(),
-                bridge_mass_before=(result.before * seen).sum().detach(),
-                bridge_mass_after=(result.after * seen).sum().detach(),
-            )
-            return result.pattern
-
-        return [(hook_name("pattern", layer), bridge_hook)]
+    def edit(self, pattern: Float[Tensor, "batch head query key"], at: EditPosition) -> Edited:
+        """The layer's pattern, equalized."""
+        if not at.reasoning:
+            return None, {}
+        groups = at.groups(pattern.shape[-1], at.window, self.keys, pattern.device)
+        result = equalize_odds(pattern, groups, tau_max=self.tau_max, infeasible=self.infeasible)
+        seen = (groups.current_size > 0)[:, None].expand_as(result.before)
+        return result.pattern, {
+            "rows_seen": seen.sum(),
+            "rows_changed": result.changed.sum(),
+            "rows_infeasible": result.infeasible.sum(),
+            "bridge_mass_before": (result.before * seen).sum().detach(),
+            "bridge_mass_after": (result.after * seen).sum().detach(),
+        }

@@ -5,17 +5,21 @@ Positions count padding: position p is column p of the left-padded batch.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from stepflow_tl.models.base import ModelView
+from stepflow_tl.models.sites import Hook, Site
 from stepflow_tl.traces.reader import FRAME
-from stepflow_tl.traces.rows import THINKING, StepStart
+from stepflow_tl.traces.rows import THINKING, Row, StepStart
 
-Bridge = Literal["prompt", "question"]
+BridgeKeys = Literal["prompt", "question"]
 
 _NOWHERE = -9  # no segment's number, nor one more than one's
 
@@ -37,7 +41,7 @@ class Groups(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Here:
+class PassPosition:
     """Where one forward pass stands.
 
     Attributes:
@@ -48,6 +52,7 @@ class Here:
         open_steps: Span of each row's last step so far; None before the first, and after the end.
         reasoning_from: Position of the first query that lies in thinking or summary in any row;
             the number of positions so far where none does.
+        rows: The sequences of the batch, as read so far.
     """
 
     start: int
@@ -56,7 +61,8 @@ class Here:
     step_starts: tuple[StepStart, ...]
     open_steps: tuple[tuple[int, int] | None, ...]
     reasoning_from: int
-    _groups: dict[tuple[int, int | None, Bridge, torch.device], Groups] = field(
+    rows: tuple[Row, ...] = ()
+    _groups: dict[tuple[int, int | None, BridgeKeys, torch.device], Groups] = field(
         default_factory=dict, repr=False
     )
 
@@ -65,7 +71,20 @@ class Here:
         """Whether any query of this pass lies in thinking or summary."""
         return self.reasoning_from < self.segment.shape[1]
 
-    def part(self, first: int, stop: int) -> Here:
+    @property
+    def query_segment(self) -> Int[Tensor, "batch query"]:
+        """Segment of each query of this pass."""
+        return self.segment[:, self.start :]
+
+    def indices(
+        self, starts: Sequence[StepStart], device: torch.device
+    ) -> tuple[Int[Tensor, "start"], Int[Tensor, "start"]]:
+        """Row and query, within this pass, of each of some step starts."""
+        at = torch.tensor([[start.row, start.position - self.start] for start in starts])
+        rows, queries = at.to(device, non_blocking=True).unbind(1)
+        return rows, queries
+
+    def part(self, first: int, stop: int) -> PassPosition:
         """Where the queries from the pass's `first` to before its `stop` stand, as its chunk.
 
         `open_steps` stay those at the end of the pass.
@@ -87,7 +106,7 @@ class Here:
         self,
         keys: int,
         window: int | None,
-        bridge: Bridge,
+        bridge: BridgeKeys,
         device: torch.device | None = None,
     ) -> Groups:
         """Split the visible keys of each query row (computed once for layers that agree).
@@ -96,7 +115,7 @@ class Here:
             keys: Number of keys in the layer's pattern: the last ones so far.
             window: Number of keys a query of the layer sees at most; None for all.
             bridge: "prompt": B is the whole question segment while thinking and the whole
-                thinking segment while summarising; "question": the same without frame tokens.
+                thinking segment while summarizing; "question": the same without frame tokens.
             device: Where they are needed; None for where the labels are.
         """
         at = (keys, window, bridge, device or self.segment.device)
@@ -105,9 +124,9 @@ class Here:
             self._groups[at] = Groups(*(part.to(at[-1]) for part in split))
         return self._groups[at]
 
-    def _split(self, keys: int, window: int | None, bridge: Bridge) -> Groups:
+    def _split(self, keys: int, window: int | None, bridge: BridgeKeys) -> Groups:
         total = self.segment.shape[1]
-        own = self.segment[:, self.start :, None]
+        own = self.query_segment[..., None]
         own = torch.where(own >= THINKING, own, _NOWHERE)
         of_key = self.segment[:, None, total - keys :]
         on_bridge, on_current = of_key == own - 1, of_key == own
@@ -121,3 +140,46 @@ class Here:
                 visible = visible & (key > query - window)
             on_bridge, on_current = on_bridge & visible, on_current & visible
         return Groups(on_bridge, on_current, on_bridge.sum(-1).float(), on_current.sum(-1).float())
+
+
+class Follower(ABC):
+    """Whoever knows where the present forward pass stands: a `Tracker`, or one that is told.
+
+    Attributes:
+        forwards: Number of forward passes seen.
+    """
+
+    forwards: int
+
+    @property
+    @abstractmethod
+    def position(self) -> PassPosition:
+        """Where the current forward pass stands."""
+
+
+@dataclass(frozen=True)
+class EditPosition(PassPosition):
+    """Where an edit stands: a forward pass, seen from one layer.
+
+    Attributes:
+        layer: The layer.
+        layers: All layers that the intervention works on.
+        view: The model, for what it says of itself.
+        seen: What this pass showed at the sites that the intervention reads.
+        memory: Yours to keep from pass to pass, as long as the intervention is attached; shared by
+            its layers. Rows come and go: keep what belongs to one under its `Row`.
+        others: Fresh hooks of the StepFlow's other interventions, for a run that somebody else
+            follows.
+    """
+
+    layer: int = 0
+    layers: tuple[int, ...] = (0,)
+    view: ModelView = field(kw_only=True)
+    seen: Mapping[Site, Tensor] = field(default_factory=dict)
+    memory: dict[Any, Any] = field(default_factory=dict)
+    others: Callable[[Follower], list[Hook]] = field(default=lambda follower: [])
+
+    @property
+    def window(self) -> int | None:
+        """Number of keys that a query of the layer sees at most; None for all."""
+        return self.view.attention_window(self.layer)

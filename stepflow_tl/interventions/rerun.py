@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from stepflow_tl.errors import ModelError, NonFiniteError
-from stepflow_tl.interventions.base import Hook, Others
-from stepflow_tl.interventions.tracker import Replay
-from stepflow_tl.models.precision import wide
-from stepflow_tl.models.view import detach_cache, hook_name, input_device, only_hooks, run_cached
+from stepflow_tl.errors import ModelError, NonFiniteError, TrackingError
+from stepflow_tl.interventions.position import Follower, PassPosition
+from stepflow_tl.interventions.tracker import reasoning_from
+from stepflow_tl.models.base import ModelView
+from stepflow_tl.models.precision import widened
+from stepflow_tl.models.sites import Hook, hook_name
 from stepflow_tl.models.weights import let_gradients_through
-from stepflow_tl.traces.rows import THINKING, Row
+from stepflow_tl.traces.rows import THINKING, Row, StepStart, last_step
 
 Inject = Callable[[Float[Tensor, "rows d_model"], Float[Tensor, "rows d_model"]], Tensor]
 """What is added to a stream, given unit directions."""
@@ -75,11 +76,57 @@ def _units(average: Float[Tensor, "layer d_model"], start: int) -> Float[Tensor,
     return torch.where(length > 0, average / length, 0.0)
 
 
+class Replay(Follower):
+    """Where a part of one row stands that is run again, alone and without padding.
+
+    A follower that is told what a `Tracker` sees: the row's labels are those read before.
+
+    Args:
+        row: The row; it may be read further meanwhile.
+        device: Device of the labels.
+    """
+
+    def __init__(self, row: Row, device: torch.device) -> None:
+        self.forwards = 0
+        self._row, self._device = row, device
+        self._position: PassPosition | None = None
+
+    @property
+    def position(self) -> PassPosition:
+        """Where the current forward pass stands.
+
+        Raises:
+            TrackingError: Nothing was said yet.
+        """
+        if self._position is None:
+            raise TrackingError("expected to be told where the row is run again, got nothing yet")
+        return self._position
+
+    def move(self, start: int, stop: int) -> None:
+        """The next forward pass runs the positions from `start` to before `stop`."""
+        row, pads = self._row, self._row.pads
+        segments, steps = (labels[pads : pads + stop] for labels in (row.segments, row.steps))
+        self.forwards += 1
+        self._position = PassPosition(
+            start=start,
+            segment=torch.tensor([segments], device=self._device),
+            step=torch.tensor([steps], device=self._device),
+            step_starts=tuple(
+                StepStart(0, at - pads, segment, (previous[0] - pads, previous[1] - pads))
+                for at, segment, previous in row.starts
+                if start <= at - pads < stop
+            ),
+            open_steps=(last_step(segments, steps),),
+            reasoning_from=reasoning_from(segments, start),
+            rows=(row,),
+        )
+
+
 class RowAgain:
     """One row run again, step by step, beside the caller's own passes.
 
     Args:
-        model: Either model class.
+        view: The model.
         layers: Layers whose residual stream is differentiated and injected into.
         row: The row.
         others: Hooks of the other interventions, which act here, too.
@@ -93,18 +140,18 @@ class RowAgain:
 
     def __init__(
         self,
-        model: Any,
+        view: ModelView,
         layers: Sequence[int],
         row: Row,
-        others: Others,
+        others: Callable[[Follower], list[Hook]],
         *,
         inject: Inject,
         steps: int,
     ) -> None:
         self.row = row
-        self._model, self._layers, self._others = model, layers, others
+        self._view, self._layers, self._others = view, layers, others
         self._inject, self._steps = inject, steps
-        self._device = input_device(model)
+        self._device = view.device
         self._begin()
 
     def _begin(self) -> None:
@@ -117,7 +164,7 @@ class RowAgain:
         self._replay = Replay(self.row, self._device)
         self._hooks = [*self._others(self._replay), *self._own_hooks()]
 
-    def catch_up(self, tokens: list[int]) -> tuple[int, int]:
+    def catch_up(self) -> tuple[int, int]:
         """Run every step that a later step of the thinking follows.
 
         Returns:
@@ -126,6 +173,7 @@ class RowAgain:
         Raises:
             NonFiniteError: A gradient is NaN or infinite.
         """
+        tokens = self.row.token_ids
         due = [
             (at, previous)
             for at, segment, previous in self.row.starts
@@ -155,14 +203,14 @@ class RowAgain:
     def _close(self, tokens: list[int], stop: int) -> StepGradient:
         """Gradient and entropy of the step from where the cache ends to before `stop`."""
         ids = torch.tensor([tokens[self._done : stop]], device=self._device)
-        let_gradients_through(self._model, ModelError)
+        let_gradients_through(self._view.model, ModelError)
         logits = self._run(tokens, stop)
         gradients: Sequence[Tensor] = [torch.zeros_like(stream) for stream in self._streams]
         if ids.shape[1] > 1:  # else the step's only term is constant
             loss = step_loss(logits, ids.to(logits.device))
             gradients = torch.autograd.grad(loss, self._streams)
         self._streams.clear()
-        total = [wide(gradient[0]).sum(0).to(self._device) for gradient in gradients]
+        total = [widened(gradient[0]).sum(0).to(self._device) for gradient in gradients]
         return StepGradient(relative_entropy(logits), torch.stack(total))
 
     def _run(self, tokens: list[int], stop: int) -> Float[Tensor, "1 pos vocab"]:
@@ -171,9 +219,9 @@ class RowAgain:
         self._replay.move(self._done, stop)
         ids = torch.tensor([tokens[self._done : stop]], device=self._device)
         mask = torch.ones(1, stop, dtype=torch.long, device=self._device)
-        with only_hooks(self._model, self._hooks):
-            logits, self._cache = run_cached(self._model, ids, mask, self._cache)
-        detach_cache(self._cache)
+        with self._view.only_hooks(self._hooks):
+            logits, self._cache = self._view.run_cached(ids, mask, self._cache)
+        self._view.detach(self._cache)
         self._done = stop
         return logits
 
@@ -186,10 +234,10 @@ class RowAgain:
             ) -> Float[Tensor, "1 pos d_model"]:
                 if index == 0:
                     stream = stream.detach()
-                for start in self._replay.here.step_starts:
+                for start in self._replay.position.step_starts:
                     unit = self.units.get(start.position + self.row.pads)
                     if unit is not None:
-                        at = start.position - self._replay.here.start
+                        at = start.position - self._replay.position.start
                         added = self._inject(stream[:, at], unit[index][None])
                         where = torch.tensor([at], device=stream.device)
                         stream = stream.index_add(1, where, added[:, None])

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from stepflow_tl.errors import SettingError
-from stepflow_tl.interventions.base import Hook, Intervention
-from stepflow_tl.interventions.ledger import Ledger
-from stepflow_tl.interventions.tracker import Tracker
+from stepflow_tl.interventions.base import Edited, Intervention
+from stepflow_tl.interventions.position import EditPosition
 from stepflow_tl.models.layers import LayerSpec
-from stepflow_tl.models.view import heads_to_residual, hook_name
-from stepflow_tl.traces.rows import THINKING, StepStart, places
+from stepflow_tl.models.sites import Site
+from stepflow_tl.traces.rows import THINKING, Row, StepStart
 
 Boundaries = Literal["thinking", "all"]
 
@@ -39,7 +38,10 @@ class StepMomentum(Intervention):
             the summary and between steps of the summary.
     """
 
+    site: ClassVar[Site] = "z"
+    reads: ClassVar[tuple[Site, ...]] = ("resid_pre", "v")
     columns: ClassVar[tuple[str, ...]] = ("injections", "injection_norm")
+    fired: ClassVar[str] = "injections"
 
     alpha: float = 0.06
     layers: LayerSpec = "deep"
@@ -71,11 +73,6 @@ class StepMomentum(Intervention):
         """True for alpha = 0."""
         return self.alpha == 0.0
 
-    @property
-    def fired(self) -> str:
-        """Injections."""
-        return "injections"
-
     def gamma(self, previous: tuple[int, int]) -> tuple[int, int]:
         """Half-open span of Gamma in the previous step's span."""
         start, stop = previous
@@ -85,78 +82,66 @@ class StepMomentum(Intervention):
         """Whether a step start receives momentum."""
         return self.boundaries == "all" or start.segment == THINKING
 
-    def layer_hooks(
-        self, model: Any, layer: int, tracker: Tracker, ledger: Ledger, name: str
-    ) -> list[Hook]:
-        """Hooks that remember values, and inject their mean where a step starts."""
-        values = _RecentValues()
-
-        def remember_values(v: Float[Tensor, "batch pos kv_head d_head"], hook: Any) -> None:
-            values.new = v.detach()
-
-        def remember_residual(resid: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
-            values.residual = resid.detach()
-
-        def inject(
-            z: Float[Tensor, "batch pos head d_head"], hook: Any
-        ) -> Float[Tensor, "batch pos head d_head"] | None:
-            here = tracker.here
-            values.extend(here.start)
-            due = [start for start in here.step_starts if self.is_due(start)]
-            result = None
-            if due:
-                rows, queries = places(due, here.start, z.device)
-                momentum = torch.stack(
-                    [values.mean(s.row, self.gamma(s.previous)) for s in due]
-                ).to(z.device)
-                groups = z.shape[2] // momentum.shape[1]
-                added = self.alpha * momentum.repeat_interleave(groups, dim=1)
-                result = z.index_put((rows, queries), added.to(z.dtype), accumulate=True)
-                into = heads_to_residual(model, layer, added).float().norm(dim=-1)
-                stream = values.residual.to(z.device)[rows, queries].float().norm(dim=-1)
-                ledger.add(
-                    name,
-                    layer,
-                    injections=len(due),
-                    injection_norm=(into / stream.clamp_min(1e-12)).sum().detach(),
-                )
-            last = [span for span in here.open_steps if span is not None]
-            values.forget_before(
-                min((self.gamma(span)[0] for span in last), default=here.segment.shape[1])
+    def edit(self, z: Float[Tensor, "batch pos head d_head"], at: EditPosition) -> Edited:
+        """The heads' outputs, with momentum where a step starts."""
+        values: _RecentValues = at.memory.setdefault(at.layer, _RecentValues())
+        values.read(at)
+        due = [start for start in at.step_starts if self.is_due(start)]
+        result: Edited = None, {}
+        if due:
+            rows, queries = at.indices(due, z.device)
+            spans = [(at.rows[start.row], self.gamma(start.previous)) for start in due]
+            momentum = torch.stack([values.mean(row, span) for row, span in spans]).to(z.device)
+            groups = z.shape[2] // momentum.shape[1]
+            added = self.alpha * momentum.repeat_interleave(groups, dim=1)
+            into = at.view.heads_to_residual(at.layer, added).float().norm(dim=-1)
+            stream = at.seen["resid_pre"].to(z.device)[rows, queries].float().norm(dim=-1)
+            result = (
+                z.index_put((rows, queries), added.to(z.dtype), accumulate=True),
+                {
+                    "injections": len(due),
+                    "injection_norm": (into / stream.clamp_min(1e-12)).sum().detach(),
+                },
             )
-            return result
+        open_steps = [span for span in at.open_steps if span is not None]
+        values.forget_before(
+            min((self.gamma(span)[0] for span in open_steps), default=at.segment.shape[1])
+        )
+        return result
 
-        return [
-            (hook_name("resid_pre", layer), remember_residual),
-            (hook_name("v", layer), remember_values),
-            (hook_name("z", layer), inject),
-        ]
+
+class _Chunk(NamedTuple):
+    """Values of one pass, from position `start` on."""
+
+    start: int
+    rows: tuple[Row, ...]
+    values: Float[Tensor, "batch pos kv_head d_head"]
 
 
 class _RecentValues:
-    """Value vectors of the newest positions: what a coming step start may need."""
-
-    new: Float[Tensor, "batch pos kv_head d_head"]
-    residual: Float[Tensor, "batch pos d_model"]
+    """Value vectors of the newest positions, pass by pass: what a coming step start may need."""
 
     def __init__(self) -> None:
-        self._kept: Tensor | None = None
-        self._first = 0
+        self._chunks: list[_Chunk] = []
 
-    def extend(self, start: int) -> None:
-        """Join the new values, whose first position is `start`."""
-        if start == 0 or self._kept is None:
-            self._kept, self._first = self.new, start
-        else:
-            self._kept = torch.cat([self._kept, self.new], dim=1)
+    def read(self, at: EditPosition) -> None:
+        """Take over what the present pass shows."""
+        if at.start == 0:
+            self._chunks.clear()
+        self._chunks.append(_Chunk(at.start, at.rows, at.seen["v"]))
 
-    def mean(self, row: int, span: tuple[int, int]) -> Float[Tensor, "kv_head d_head"]:
-        """Mean value over a span of positions, in float32."""
-        assert self._kept is not None
-        return self._kept[row, span[0] - self._first : span[1] - self._first].float().mean(0)
+    def mean(self, row: Row, span: tuple[int, int]) -> Float[Tensor, "kv_head d_head"]:
+        """Mean value of a row over a span of positions, in float32."""
+        start, stop = span
+        parts = [
+            chunk.values[chunk.rows.index(row), max(0, start - chunk.start) : stop - chunk.start]
+            for chunk in self._chunks
+            if row in chunk.rows
+            and chunk.start < stop
+            and start < chunk.start + chunk.values.shape[1]
+        ]
+        return torch.cat(parts).float().mean(0)
 
     def forget_before(self, position: int) -> None:
-        """Drop positions before the given one."""
-        if self._kept is not None and position > self._first:
-            self._kept = self._kept[:, position - self._first :]
-            self._first = position
+        """Drop passes that lie before the given position."""
+        self._chunks = [c for c in self._chunks if c.start + c.values.shape[1] > position]

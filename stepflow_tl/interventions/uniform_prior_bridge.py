@@ -1,20 +1,19 @@
-"""Uniform-prior bridge: flatten shallow attention a little, towards all keys alike."""
+"""Uniform-prior bridge: flatten shallow attention a little, toward all keys alike."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from stepflow_tl.errors import SettingError
-from stepflow_tl.interventions.base import Hook, Intervention
-from stepflow_tl.interventions.ledger import Ledger
-from stepflow_tl.interventions.tracker import Tracker
+from stepflow_tl.interventions.base import Edited, Intervention
+from stepflow_tl.interventions.position import EditPosition
 from stepflow_tl.models.layers import LayerSpec
-from stepflow_tl.models.view import hook_name
+from stepflow_tl.models.sites import Site
 from stepflow_tl.traces.rows import THINKING
 
 _LEAST = 1e-30  # below this a key counts as having no probability
@@ -36,7 +35,7 @@ class Flattened(NamedTuple):
     after: Float[Tensor, "batch head query"]
 
 
-def towards_uniform(
+def toward_uniform(
     pattern: Float[Tensor, "batch head query key"],
     rows: Bool[Tensor, "batch query"],
     *,
@@ -66,15 +65,15 @@ def towards_uniform(
     changed = rows[:, None] & (seen.sum(-1) > 1)
     log_p = torch.where(seen, exact, torch.ones_like(exact)).log()
 
-    def normalised(scores: Tensor) -> tuple[Tensor, Tensor]:
+    def normalized(scores: Tensor) -> tuple[Tensor, Tensor]:
         """Distribution over the seen keys, uniform in rows that see none, and its entropy."""
         masked = scores.masked_fill(~seen & seen.any(-1, keepdim=True), -torch.inf)
         log_q = masked.log_softmax(-1)
         q = log_q.exp()
         return q, -(q * torch.where(seen, log_q, torch.zeros_like(log_q))).sum(-1)
 
-    _, before = normalised(log_p)
-    q, after = normalised(log_p / (1.0 + strength))
+    _, before = normalized(log_p)
+    q, after = normalized(log_p / (1.0 + strength))
     mass = torch.where(seen, exact, torch.zeros_like(exact)).sum(-1, keepdim=True)
     flat = torch.where(changed[..., None] & seen, q * mass, exact)
     return Flattened(
@@ -90,7 +89,7 @@ class UniformPriorBridge(Intervention):
     """A KL penalty to a uniform prior (the digest's variant of OEB), on ``hook_pattern``.
 
     It works on the rows of thinking and summary, as `OddsEqualBridge` does, but knows no bridge:
-    all keys gain that had less than the row's share. See `towards_uniform` for the map.
+    all keys gain that had less than the row's share. See `toward_uniform` for the map.
 
     Attributes:
         strength: Weight of the penalty (the digest's lambda), >= 0; 0 is neutral. The digest
@@ -98,6 +97,7 @@ class UniformPriorBridge(Intervention):
         layers: Default: the first 15% (the digest), at least one layer.
     """
 
+    site: ClassVar[Site] = "pattern"
     columns: ClassVar[tuple[str, ...]] = (
         "rows_seen",
         "rows_changed",
@@ -125,33 +125,16 @@ class UniformPriorBridge(Intervention):
         """True for strength = 0."""
         return self.strength == 0.0
 
-    @property
-    def fired(self) -> str:
-        """Rows changed."""
-        return "rows_changed"
-
-    def layer_hooks(
-        self, model: Any, layer: int, tracker: Tracker, ledger: Ledger, name: str
-    ) -> list[Hook]:
-        """One hook on the layer's attention pattern."""
-
-        def flatten_hook(
-            pattern: Float[Tensor, "batch head query key"], hook: Any
-        ) -> Float[Tensor, "batch head query key"] | None:
-            here = tracker.here
-            if not here.reasoning:
-                return None
-            rows = (here.segment[:, here.start :] >= THINKING).to(pattern.device)
-            result = towards_uniform(pattern, rows, strength=self.strength)
-            seen = rows[:, None].expand_as(result.before)
-            ledger.add(
-                name,
-                layer,
-                rows_seen=seen.sum(),
-                rows_changed=result.changed.sum(),
-                entropy_before=(result.before * seen).sum().detach(),
-                entropy_after=(result.after * seen).sum().detach(),
-            )
-            return result.pattern
-
-        return [(hook_name("pattern", layer), flatten_hook)]
+    def edit(self, pattern: Float[Tensor, "batch head query key"], at: EditPosition) -> Edited:
+        """The layer's pattern, flattened."""
+        if not at.reasoning:
+            return None, {}
+        rows = (at.query_segment >= THINKING).to(pattern.device)
+        result = toward_uniform(pattern, rows, strength=self.strength)
+        seen = rows[:, None].expand_as(result.before)
+        return result.pattern, {
+            "rows_seen": seen.sum(),
+            "rows_changed": result.changed.sum(),
+            "entropy_before": (result.before * seen).sum().detach(),
+            "entropy_after": (result.after * seen).sum().detach(),
+        }

@@ -5,26 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stepflow_tl.models.huggingface import huggingface_model, text_config
-
 _ALREADY_SCALED = ("default", "llama3", "longrope", "su", "proportional")
 """Kinds of rotary embedding whose ``max_position_embeddings`` is what they allow."""
 
 
-def context_length(model: Any) -> int | None:
-    """Number of positions that a model may be run on; None where nothing limits it.
+def context_length_of(config: Any) -> int | None:
+    """Number of positions that a decoder may be run on; None where nothing limits it.
 
-    Of a `HookedTransformer` it is ``cfg.n_ctx``, beyond which its masks and rotations end. Of a
-    Hugging Face model, plain or bridged, it is ``max_position_embeddings``, multiplied by the
-    factor of linear, dynamic or YaRN scaling where the configuration gives the length before it.
+    It is ``max_position_embeddings``, multiplied by the factor of linear, dynamic or YaRN scaling
+    where the configuration gives the length before it.
 
     Args:
-        model: Any model.
+        config: The decoder's configuration.
     """
-    original = huggingface_model(model)
-    if original is None:
-        return int(model.cfg.n_ctx)
-    config = text_config(original)
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None:
         return None

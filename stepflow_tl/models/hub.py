@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from stepflow_tl.files import is_disk_full
-from stepflow_tl.models.huggingface import without_weights
+from stepflow_tl.models.decoder import without_weights
 from stepflow_tl.models.memory import in_gib
 from stepflow_tl.models.precision import own_dtype
 

@@ -1,152 +1,139 @@
-"""Hugging Face decoders: their layers, and attention functions of our own inside them.
-
-A `TransformerBridge` holds such a decoder too (``original_model``), with its attention modules
-replaced by bridges; `original_attention` puts the modules themselves back for a while.
-"""
+"""The view of a plain Hugging Face decoder."""
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import count
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import torch
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
-AttentionFunction = Callable[..., tuple[Any, Any]]
-"""What transformers' ``AttentionInterface`` calls: ``(module, query, key, value, mask, **kwargs)``
-to (output [batch, pos, head, d_head], None)."""
+from stepflow_tl.errors import ModelError
+from stepflow_tl.models.base import Arrival, FirstQuery, ModelView
+from stepflow_tl.models.context import context_length_of
+from stepflow_tl.models.decoder import (
+    attention_module,
+    attention_window_of,
+    decoder_layers,
+    text_config,
+)
+from stepflow_tl.models.decoder_hooks import (
+    DECODER_SITES,
+    arrival_hook,
+    hooks_at_work,
+    hooks_inside,
+    only_hooks_inside,
+)
+from stepflow_tl.models.sites import Hook
 
-_PREFIX = "stepflow_tl_"
-_numbers = count()
-
-
-def is_huggingface(model: Any) -> bool:
-    """Whether this is a plain Hugging Face model, not one of TransformerLens's classes."""
-    from transformers import PreTrainedModel
-
-    return isinstance(model, PreTrainedModel)
-
-
-def huggingface_model(model: Any) -> Any | None:
-    """The Hugging Face model that is, or is inside, a model; None for a `HookedTransformer`."""
-    return model if is_huggingface(model) else getattr(model, "original_model", None)
-
-
-def text_config(model: Any) -> Any:
-    """Configuration of a Hugging Face model's decoder."""
-    return model.config.get_text_config()
+_OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj")  # in transformers' decoders
 
 
-def without_weights(config: Any) -> Any:
-    """The decoder of a configuration on the meta device: every parameter, and not one number.
+class HuggingFaceView(ModelView):
+    """A plain Hugging Face decoder, with hook functions inside its own attention."""
 
-    Raises:
-        ValueError: It is no decoder's configuration.
-    """
-    from transformers import AutoModelForCausalLM
+    sites = frozenset(DECODER_SITES)
 
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+    @property
+    def n_layers(self) -> int:
+        """Number of layers."""
+        return int(text_config(self.model).num_hidden_layers)
 
+    @property
+    def n_heads(self) -> int:
+        """Number of query heads of a layer."""
+        return int(text_config(self.model).num_attention_heads)
 
-def decoder_layers(model: Any) -> list[nn.Module]:
-    """The decoder layers of a Hugging Face model, in order."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
+    @property
+    def context_length(self) -> int | None:
+        """What its configuration says, rotary scaling respected."""
+        return context_length_of(text_config(self.model))
 
-    found = {
-        int(attention.layer_idx): module
-        for module in model.modules()
-        if isinstance(module, GradientCheckpointingLayer)
-        and (attention := attention_module(module)) is not None
-    }
-    return [found[layer] for layer in sorted(found)]
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer, if it was set on the model.
 
-
-def attention_module(layer: nn.Module) -> Any | None:
-    """The attention module of a decoder layer; None where it has none."""
-    for child in layer.children():
-        module = getattr(child, "original_component", None) or child
-        if hasattr(module, "layer_idx") and hasattr(module, "is_causal"):
-            return module
-    return None
-
-
-@contextmanager
-def original_attention(model: Any) -> Iterator[None]:
-    """Inside, a bridge's Hugging Face model attends with its own modules, not with bridges.
-
-    Hook points of the attention bridges themselves (scores, pattern, rotated queries and keys)
-    are then not reached; all others are. Nothing happens to a plain Hugging Face model.
-    """
-    swapped = [
-        (block.original_component, name, child)
-        for block in ([] if is_huggingface(model) else model.blocks)
-        for name, child in block.original_component.named_children()
-        if child is block.attn
-    ]
-    try:
-        for layer, name, bridge in swapped:
-            layer._modules[name] = bridge.original_component
-        yield
-    finally:
-        for layer, name, bridge in swapped:
-            layer._modules[name] = bridge
-
-
-@contextmanager
-def attention_function(
-    model: Any, function: AttentionFunction, *, masks_of: str | None = None
-) -> Iterator[None]:
-    """Inside, every attention module of a Hugging Face model calls `function`.
-
-    Args:
-        model: The Hugging Face model.
-        function: See `AttentionFunction`.
-        masks_of: The attention implementation whose kind of mask it takes; None for no mask.
-    """
-    from transformers import AttentionInterface
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
-
-    config, name = text_config(model), f"{_PREFIX}{next(_numbers)}"
-    before = config._attn_implementation
-    AttentionInterface._global_mapping[name] = function
-    if masks_of is not None:
-        AttentionMaskInterface._global_mapping[name] = ALL_MASK_ATTENTION_FUNCTIONS[masks_of]
-    try:
-        config._attn_implementation = name
-        yield
-    finally:
-        config._attn_implementation = before
-        AttentionInterface._global_mapping.pop(name, None)
-        AttentionMaskInterface._global_mapping.pop(name, None)
-
-
-def has_attention_function(model: Any) -> bool:
-    """Whether an `attention_function` of ours is at work in a Hugging Face model."""
-    return str(text_config(model)._attn_implementation).startswith(_PREFIX)
-
-
-@contextmanager
-def nothing_installed() -> Iterator[None]:
-    """Inside, no package is installed by a child process.
-
-    TransformerLens runs ``pip install torchvision`` where it finds no processor beside a multimodal
-    checkpoint, and with it pip may replace torch itself. Refused, it goes on without a processor.
-    """
-    original = subprocess.check_call
-
-    def refuse(command: Any, *args: Any, **kwargs: Any) -> int:
-        if "install" in command:
-            raise PermissionError(
-                f"stepflow_tl installs nothing while a model loads, got the command {command}"
+        Raises:
+            ModelError: It was not.
+        """
+        if not self.has_tokenizer:
+            raise ModelError(
+                f"expected tokenizer=... beside a plain Hugging Face model, or model.tokenizer "
+                f"set, got neither with {type(self.model).__name__}, which has no tokenizer: set "
+                "model.tokenizer, or pass tokenizer="
             )
-        return original(command, *args, **kwargs)
+        return self.model.tokenizer
 
-    subprocess.check_call = refuse  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        subprocess.check_call = original
+    @property
+    def embedding(self) -> nn.Module:
+        """The module that token ids enter first."""
+        module: nn.Module = self.model.get_input_embeddings()
+        return module
+
+    @property
+    def decoder(self) -> Any:
+        """The model itself."""
+        return self.model
+
+    def attention_window(self, layer: int) -> int | None:
+        """Number of keys a query of this layer sees at most, its own included; None for all."""
+        return attention_window_of(text_config(self.model), layer)
+
+    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
+        """One forward pass without a cache."""
+        logits: Tensor = self.model(tokens).logits
+        return logits
+
+    def run_cached(
+        self,
+        tokens: Int[Tensor, "batch new"],
+        attention_mask: Int[Tensor, "batch pos"],
+        cache: Any | None,
+    ) -> tuple[Float[Tensor, "batch new vocab"], Any]:
+        """One forward pass against a KV cache."""
+        position = (attention_mask.cumsum(-1) - 1).clamp_min(0)[:, -tokens.shape[1] :]
+        output = self.model(
+            input_ids=tokens,
+            attention_mask=attention_mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return output.logits, output.past_key_values
+
+    @contextmanager
+    def bare(self) -> Iterator[HuggingFaceView]:
+        """Itself."""
+        yield self
+
+    def hooks(
+        self, hooks: Sequence[Hook], first_query: FirstQuery = lambda: 0
+    ) -> AbstractContextManager[None]:
+        """Inside, its layers run these hook functions, after those at work already."""
+        return hooks_inside(self.model, hooks, first_query)
+
+    def only_hooks(self, hooks: Sequence[Hook]) -> AbstractContextManager[None]:
+        """Inside, its layers run these hook functions and no others of this package."""
+        return only_hooks_inside(self.model, hooks)
+
+    def hooks_on(self) -> list[str]:
+        """Names of the hook points at which functions are at work inside."""
+        return hooks_at_work(self.model)
+
+    def arrival_hook(self, see: Callable[[Arrival], None]) -> Hook:
+        """A hook before the first layer, where the cache tells how many tokens came before."""
+        return arrival_hook(see)
+
+    def _given_name(self) -> str:
+        return str(self.model.name_or_path or type(self.model).__name__)
+
+    def _output_projection(self, layer: int) -> Any:
+        attention = attention_module(decoder_layers(self.model)[layer])
+        names = [name for name in _OUTPUT_PROJECTIONS if hasattr(attention, name)]
+        if not names:
+            raise ModelError(
+                f"expected the output projection of {type(attention).__name__} to be one of "
+                f"{list(_OUTPUT_PROJECTIONS)}: attach to a TransformerBridge (load_model)"
+            )
+        return getattr(attention, names[0])

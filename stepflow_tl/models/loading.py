@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,6 @@ from safetensors import SafetensorError
 
 from stepflow_tl.errors import ModelError
 from stepflow_tl.models.hub import explain, weights_size
-from stepflow_tl.models.huggingface import (
-    nothing_installed,
-)
 from stepflow_tl.models.memory import enough_memory, in_gib
 from stepflow_tl.models.precision import AUTO, own_dtype, read_dtype
 from stepflow_tl.reasoner import WEIGHTS
@@ -61,7 +60,7 @@ def load_model(
     hf_logging.disable_progress_bar()
     try:
         exact = _load_dtype(source, dtype, boot_options)
-        with nothing_installed(), enough_memory(ModelError, lambda: _smaller(source, exact)):
+        with _nothing_installed(), enough_memory(ModelError, lambda: _smaller(source, exact)):
             model = TransformerBridge.boot_transformers(source, dtype=exact, **boot_options)
     except ModelError:
         raise
@@ -128,3 +127,26 @@ def _smaller(source: str, dtype: torch.dtype) -> str:
         f"expected room for {weights} in {exact}; load with dtype='bfloat16' (half of float32), "
         "over several devices with device_map='auto', or quantised, as hf_model=..."
     )
+
+
+@contextmanager
+def _nothing_installed() -> Iterator[None]:
+    """Inside, no package is installed by a child process.
+
+    TransformerLens runs ``pip install torchvision`` where it finds no processor beside a multimodal
+    checkpoint, and with it pip may replace torch itself. Refused, it goes on without a processor.
+    """
+    original = subprocess.check_call
+
+    def refuse(command: Any, *args: Any, **kwargs: Any) -> int:
+        if "install" in command:
+            raise PermissionError(
+                f"stepflow_tl installs nothing while a model loads, got the command {command}"
+            )
+        return original(command, *args, **kwargs)
+
+    subprocess.check_call = refuse  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        subprocess.check_call = original

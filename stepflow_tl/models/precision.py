@@ -33,7 +33,7 @@ def read_dtype(dtype: Any, error: type[ValueError]) -> torch.dtype | None:
     return found
 
 
-def wide(x: Tensor) -> Tensor:
+def widened(x: Tensor) -> Tensor:
     """In float32 or wider: what sums and logarithms are computed in."""
     return x if x.dtype == torch.float64 else x.float()
 

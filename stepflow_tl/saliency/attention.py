@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stepflow_tl.models.view import attention_window, n_layers
+from stepflow_tl.errors import SettingError
+from stepflow_tl.models.base import ModelView
 from stepflow_tl.saliency.collect import Collector
 from stepflow_tl.saliency.rules import TokenRule
 from stepflow_tl.saliency.tiles import (
@@ -69,7 +70,7 @@ class ScoringAttention:
     """The attention function that every layer calls.
 
     Args:
-        model: A Hugging Face decoder, or a bridge around one.
+        view: A Hugging Face decoder, or a bridge around one.
         rule: How A and G give a score.
         collector: Where scores go; None to run the model alone.
         scored: Told each layer whose scores of some queries are complete, as the backward pass
@@ -79,7 +80,7 @@ class ScoringAttention:
 
     def __init__(
         self,
-        model: Any,
+        view: ModelView,
         rule: TokenRule,
         collector: Collector | None,
         scored: Callable[[int, range], None] = lambda layer, queries: None,
@@ -87,7 +88,7 @@ class ScoringAttention:
     ) -> None:
         self.rule, self.queries = rule, range(0)
         self._collector, self._scored, self._stores = collector, scored, stores
-        self._windows = [attention_window(model, layer) for layer in range(n_layers(model))]
+        self._windows = [view.attention_window(layer) for layer in range(view.n_layers)]
 
     @property
     def own_row(self) -> bool:
@@ -130,7 +131,7 @@ class ScoringAttention:
         """As transformers calls it; masks are causal, and follow the layer's window."""
         changed = [name for name in _CHANGES_SCORES if options.get(name) is not None]
         if changed:
-            raise NotImplementedError(
+            raise SettingError(
                 "expected plain, windowed or sink attention for backend='fused', but "
                 f"{type(module).__name__} passes {changed}; use backend='hooks'"
             )

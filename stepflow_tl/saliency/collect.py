@@ -33,8 +33,6 @@ class Collector(ABC):
         per_head: Keep the heads apart, else average them.
         dtype: Type of the sums.
         device: Where the sums are.
-
-    Attributes:
         gain: What scores are multiplied by on their way here; results are divided by it.
     """
 
@@ -47,9 +45,10 @@ class Collector(ABC):
         per_head: bool,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        gain: float = 1.0,
     ) -> None:
         self.layers, self.per_head, self._heads = tuple(layers), per_head, heads
-        self.gain = 1.0
+        self.gain = gain
         self._steps = trace.step_of_token
         rows, columns = self._shape(trace)
         shape = (heads, rows, columns) if per_head else (rows, columns)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from stepflow_tl.errors import NonFiniteError
-from stepflow_tl.models.huggingface import decoder_layers, huggingface_model
+from stepflow_tl.models.base import ModelView
+from stepflow_tl.models.decoder import decoder_layers
 from stepflow_tl.models.precision import WIDER
-from stepflow_tl.models.view import hook_name, n_layers
+from stepflow_tl.models.sites import Hook, hook_name
 from stepflow_tl.traces.rows import publish
 from stepflow_tl.traces.trace import Trace
 
@@ -45,24 +46,24 @@ def non_finite(trace: Trace, layer: int, position: int) -> NonFiniteError:
 
 
 def diagnosed(
-    error: NonFiniteError, model: Any, trace: Trace, run: Callable[[], object], *, inside: bool
+    error: NonFiniteError, view: ModelView, trace: Trace, run: Callable[[], object], *, inside: bool
 ) -> NonFiniteError:
     """The error with what the model's own forward pass says of it.
 
     Args:
         error: What was raised while scoring.
-        model: The model.
+        view: The model.
         trace: The trace.
         run: Runs the model over the trace once more.
         inside: Look at the layers of the Hugging Face decoder, not at hook points.
     """
     places = Places()
     try:
-        with torch.no_grad(), publish(model, trace), _watched(model, places, inside):
+        with torch.no_grad(), publish(view.model, trace), _watched(view, places, inside):
             run()
     except RuntimeError as reason:  # no memory for another pass: the first error is enough
         said = f"the forward pass could not be looked at ({type(reason).__name__})"
-        return NonFiniteError(f"{error}; {said}; {_hint(model)}")
+        return NonFiniteError(f"{error}; {said}; {_hint(view)}")
     first = places.first()
     if first is None:
         said = "the forward pass is finite, so that the gradient overflows"
@@ -70,11 +71,11 @@ def diagnosed(
         layer, position = first
         where = "from the embedding on" if layer == _EMBEDDING else f"from layer {layer} on"
         said = f"the forward pass itself is not finite {where}, at position {position}"
-    return NonFiniteError(f"{error}; {said}; {_hint(model)}")
+    return NonFiniteError(f"{error}; {said}; {_hint(view)}")
 
 
-def _hint(model: Any) -> str:
-    half = next(model.parameters()).dtype == torch.float16
+def _hint(view: ModelView) -> str:
+    half = view.dtype == torch.float16
     return WIDER if half else "check the weights, or try a wider dtype"
 
 
@@ -84,15 +85,15 @@ def _place(trace: Trace, position: int) -> str:
 
 
 @contextmanager
-def _watched(model: Any, places: Places, inside: bool) -> Iterator[None]:
+def _watched(view: ModelView, places: Places, inside: bool) -> Iterator[None]:
     if not inside:
 
         def at(layer: int) -> Callable[..., None]:
             return lambda stream, hook: places.note(layer, stream)
 
-        hooks = [(hook_name("embed"), at(_EMBEDDING))]
-        hooks += [(hook_name("resid_post", layer), at(layer)) for layer in range(n_layers(model))]
-        with model.hooks(fwd_hooks=hooks):
+        hooks: list[Hook] = [(hook_name("embed"), at(_EMBEDDING))]
+        hooks += [(hook_name("resid_post", layer), at(layer)) for layer in range(view.n_layers)]
+        with view.hooks(hooks):
             yield
         return
 
@@ -102,7 +103,7 @@ def _watched(model: Any, places: Places, inside: bool) -> Iterator[None]:
 
         return look
 
-    layers = decoder_layers(huggingface_model(model))
+    layers = decoder_layers(view.decoder)
 
     def before(module: nn.Module, args: Any, options: dict[str, Any]) -> None:
         places.note(_EMBEDDING, args[0] if args else options["hidden_states"])

@@ -23,18 +23,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stepflow_tl.models.huggingface import (
-    attention_function,
-    decoder_layers,
-    huggingface_model,
-    original_attention,
-    text_config,
-)
-from stepflow_tl.models.view import attention_window, input_device, n_layers
+from stepflow_tl.models.base import ModelView
+from stepflow_tl.models.decoder import attention_function, decoder_layers, text_config
 from stepflow_tl.saliency.attention import KeyValues, ScoringAttention
 from stepflow_tl.saliency.collect import Collector
-from stepflow_tl.saliency.hooked import frozen
-from stepflow_tl.saliency.rules import Objective, TokenRule, loss_gradient, objective_weights
+from stepflow_tl.saliency.plan import Plan
+from stepflow_tl.saliency.rules import loss_gradient
 from stepflow_tl.saliency.tiles import Keys, Values
 from stepflow_tl.traces.trace import Trace
 
@@ -42,105 +36,99 @@ _LOGITS_AT_ONCE = 1 << 24
 
 
 def fused_scores(
-    model: Any,
+    view: ModelView,
     trace: Trace,
-    *,
-    rule: TokenRule,
-    objective: Objective,
+    plan: Plan,
     collector: Collector,
-    checkpointing: bool = False,
+    *,
     scored: Callable[[int, range], None] = lambda layer, queries: None,
 ) -> None:
     """Score a trace whole, for one loss: one forward and one backward pass.
 
     Args:
-        model: A Hugging Face decoder, or a bridge around one.
+        view: A Hugging Face decoder, or a bridge around one.
         trace: The trace.
-        rule: How A and G give a score.
-        objective: The loss; not "token".
+        plan: How it is scored; its objective is not "token".
         collector: Where scores go.
-        checkpointing: Keep each layer's input alone, and run the layer again backwards.
         scored: Told each layer whose scores are complete.
     """
-    attention = ScoringAttention(model, rule, collector, scored)
-    with _decoder(model, attention, checkpointing) as run:
+    attention = ScoringAttention(view, plan.rule, collector, scored)
+    with _decoder(view, attention, plan.checkpointing) as run:
         hidden = run(trace.token_ids, range(len(trace)))
-        weights = objective_weights(trace, objective) * collector.gain
-        _backward(model, hidden, trace, range(len(trace)), weights)
+        _backward(view, hidden, trace, range(len(trace)), plan)
 
 
 def streamed_scores(
-    model: Any,
+    view: ModelView,
     trace: Trace,
-    *,
-    rule: TokenRule,
+    plan: Plan,
     collector: Collector,
-    chunks: Iterable[range],
+    *,
     scored: Callable[[int, range], None] = lambda layer, queries: None,
     stored: Iterable[Sequence[tuple[Keys, Values]]] = (),
     chunk_done: Callable[[range, Sequence[KeyValues]], None] = lambda queries, stores: None,
+    next_query: int = 0,
 ) -> None:
     """Score a trace by each row's own loss (or by attention alone), in chunks of queries.
 
     Args:
-        model: A Hugging Face decoder, or a bridge around one.
+        view: A Hugging Face decoder, or a bridge around one.
         trace: The trace.
-        rule: How A and G give a score.
+        plan: How it is scored.
         collector: Where scores go.
-        chunks: The queries of each chunk, without a gap, up to the last position.
         scored: Told each layer whose scores of the present chunk are complete.
-        stored: Keys and values of each layer in the chunks before the first of `chunks`.
+        stored: Keys and values of each layer in the chunks before `next_query`.
         chunk_done: Told each chunk that is complete, and the keys and values of all layers.
+        next_query: Chunks before this query are not run.
     """
-    weights = objective_weights(trace, "token") * collector.gain
-    stores = [
-        KeyValues(attention_window(model, layer), len(trace)) for layer in range(n_layers(model))
-    ]
+    stores = [KeyValues(view.attention_window(layer), len(trace)) for layer in range(view.n_layers)]
     for chunk in stored:
         for store, (keys, values) in zip(stores, chunk, strict=True):
             store.append(keys, values)
-    attention = ScoringAttention(model, rule, collector, scored, stores)
-    with _decoder(model, attention) as run:
-        for queries in chunks:
+    attention = ScoringAttention(view, plan.rule, collector, scored, stores)
+    with _decoder(view, attention) as run:
+        for queries in plan.chunks:
+            if queries.start < next_query:
+                continue
             hidden = run(trace.token_ids, queries)
-            if rule != "attention":
-                _backward(model, hidden, trace, queries, weights)
+            if plan.needs_gradient:
+                _backward(view, hidden, trace, queries, plan)
             chunk_done(queries, stores)
 
 
-def fused_states(model: Any, tokens: Int[Tensor, "1 pos"]) -> Float[Tensor, "1 pos d_model"]:
+def fused_states(view: ModelView, tokens: Int[Tensor, "1 pos"]) -> Float[Tensor, "1 pos d_model"]:
     """Last hidden states of the model with fused attention, without a gradient."""
-    with _decoder(model, ScoringAttention(model, "attention", None)) as run:
+    with _decoder(view, ScoringAttention(view, "attention", None)) as run:
         return run(tokens[0], range(tokens.shape[1]))
 
 
-def fused_logits(model: Any, tokens: Int[Tensor, "1 pos"]) -> Float[Tensor, "1 pos vocab"]:
+def fused_logits(view: ModelView, tokens: Int[Tensor, "1 pos"]) -> Float[Tensor, "1 pos vocab"]:
     """Logits of the model with fused attention, to be compared with its own."""
     with torch.inference_mode(False), torch.no_grad():
-        return _unembedding(model)(fused_states(model, tokens))
+        return _unembedding(view)(fused_states(view, tokens))
 
 
-def _unembedding(model: Any) -> Callable[[Tensor], Tensor]:
-    original: Any = huggingface_model(model)
-    unembed: Callable[[Tensor], Tensor] = original.get_output_embeddings()
+def _unembedding(view: ModelView) -> Callable[[Tensor], Tensor]:
+    decoder: Any = view.decoder
+    unembed: Callable[[Tensor], Tensor] = decoder.get_output_embeddings()
     return unembed
 
 
 def _backward(
-    model: Any,
+    view: ModelView,
     hidden: Float[Tensor, "1 query d_model"],
     trace: Trace,
     queries: range,
-    weights: Float[Tensor, "pos"],
+    plan: Plan,
 ) -> None:
     """Backward pass from the last hidden states of some queries."""
-    vocabulary = int(text_config(huggingface_model(model)).vocab_size)
+    vocabulary = int(text_config(view.decoder).vocab_size)
     rows = slice(queries.start, queries.stop)
     gradient = loss_gradient(
         hidden.detach()[0],
-        _unembedding(model),
+        _unembedding(view),
         trace.token_ids.roll(-1)[rows],
-        weights[rows],
+        plan.weights[rows],
         rows_at_once=max(16, _LOGITS_AT_ONCE // vocabulary),
     )
     torch.autograd.backward(hidden, gradient[None])
@@ -148,12 +136,11 @@ def _backward(
 
 @contextmanager
 def _decoder(
-    model: Any, attention: ScoringAttention, checkpointing: bool = False
+    view: ModelView, attention: ScoringAttention, checkpointing: bool = False
 ) -> Iterator[Callable[[Tensor, range], Tensor]]:
     """The decoder with our attention in it: from some queries to their last hidden states."""
-    original: Any = huggingface_model(model)
-    decoder = original.get_decoder()
-    device = input_device(model)
+    model: Any = view.decoder
+    decoder, device = model.get_decoder(), view.device
     needs_gradient = attention.rule != "attention"
 
     def run(token_ids: Int[Tensor, "pos"], queries: range) -> Float[Tensor, "1 query d_model"]:
@@ -165,13 +152,13 @@ def _decoder(
         ).last_hidden_state
         return hidden
 
-    layers = decoder_layers(original)
+    layers = decoder_layers(model)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(needs_gradient))
-        stack.enter_context(frozen(model))
-        stack.enter_context(original_attention(model))
-        stack.enter_context(attention_function(original, attention))
+        stack.enter_context(view.frozen())
+        stack.enter_context(view.bare())
+        stack.enter_context(attention_function(model, attention))
         if needs_gradient:
             stack.enter_context(_graph_from(layers[attention.lowest]))
         if checkpointing:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,28 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from stepflow_tl.models.precision import wide
-from stepflow_tl.models.view import (
-    attention_window,
-    detach_cache,
-    hook_name,
-    input_device,
-    n_layers,
-    no_queries_and_keys,
-    query_key_sites,
-    run_cached,
-    score_scale,
-    score_softcap,
-)
+from stepflow_tl.models.base import ModelView
+from stepflow_tl.models.precision import widened
+from stepflow_tl.models.sites import Hook, hook_name
 from stepflow_tl.saliency.collect import Collector
-from stepflow_tl.saliency.rules import (
-    Objective,
-    TokenRule,
-    next_token_loss,
-    objective_weights,
-    token_scores,
-    visible_keys,
-)
+from stepflow_tl.saliency.plan import Plan
+from stepflow_tl.saliency.rules import TokenRule, next_token_loss, token_scores, visible_keys
 from stepflow_tl.traces.rows import publish
 from stepflow_tl.traces.trace import Trace
 
@@ -46,13 +29,11 @@ class _Pass:
 
 
 def hooked_scores(
-    model: Any,
+    view: ModelView,
     trace: Trace,
-    *,
-    rule: TokenRule,
-    objective: Objective,
+    plan: Plan,
     collector: Collector,
-    chunks: Sequence[range],
+    *,
     scored: Callable[[int, range], None] = lambda layer, queries: None,
     chunk_done: Callable[[range], None] = lambda queries: None,
     next_query: int = 0,
@@ -69,74 +50,56 @@ def hooked_scores(
     values of earlier ones, and can be run in chunks against a KV cache.
 
     Args:
-        model: A `TransformerBridge` or `HookedTransformer`.
+        view: The model; hook functions reach all of its sites.
         trace: The trace.
-        rule: How A and G give a score.
-        objective: The loss.
+        plan: How it is scored; one chunk runs the whole trace without a cache.
         collector: Where scores go.
-        chunks: The queries of each chunk; one chunk runs the whole trace without a cache.
         scored: Told each layer whose scores of some queries are complete.
         chunk_done: Told each chunk that is complete.
         next_query: Chunks before this query only fill the cache.
     """
-    needs_gradient = rule != "attention"
-    weights = objective_weights(trace, objective) * collector.gain
-    tokens = own_tokens(model, trace)
+    tokens = own_tokens(view, trace)
     at = _Pass(range(len(trace)))
-    hooks: list[tuple[str, Callable[..., Tensor | None]]] = []
-    if needs_gradient:
+    hooks: list[Hook] = []
+    if plan.needs_gradient:
         hooks.append((hook_name("embed"), start_graph))
-        if objective == "token":
-            for layer in range(n_layers(model)):
-                hooks += _own_row_only(model, layer)
-    for layer in collector.layers:
-        window = attention_window(model, layer)
-        hooks.append(
-            (hook_name("pattern", layer), _catcher(layer, rule, window, at, collector, scored))
-        )
+        if plan.objective == "token":
+            for layer in range(view.n_layers):
+                hooks += _own_row_only(view, layer)
+    for layer in plan.layers:
+        window = view.attention_window(layer)
+        catcher = _catcher(layer, plan.rule, window, at, collector, scored)
+        hooks.append((hook_name("pattern", layer), catcher))
     cache = None
     with (
-        publish(model, trace),
-        frozen(model),
+        publish(view.model, trace),
+        view.frozen(),
         torch.inference_mode(False),
-        torch.set_grad_enabled(needs_gradient),
-        model.hooks(fwd_hooks=hooks),
+        torch.set_grad_enabled(plan.needs_gradient),
+        view.hooks(hooks),
     ):
-        for queries in chunks:
+        for queries in plan.chunks:
             rows, at.queries = slice(queries.start, queries.stop), queries
             at.scored = queries.start >= next_query
-            if len(chunks) == 1:
-                logits = model(tokens, return_type="logits")
+            if len(plan.chunks) == 1:
+                logits = view.logits(tokens)
             else:
                 mask = torch.ones_like(tokens[:, : rows.stop])
-                logits, cache = run_cached(model, tokens[:, rows], mask, cache)
-            if needs_gradient and at.scored and weights[rows].any():
+                logits, cache = view.run_cached(tokens[:, rows], mask, cache)
+            if plan.needs_gradient and at.scored and plan.weights[rows].any():
                 torch.autograd.backward(
-                    next_token_loss(logits, tokens.roll(-1, 1)[:, rows], weights[rows])
+                    next_token_loss(logits, tokens.roll(-1, 1)[:, rows], plan.weights[rows])
                 )
             if cache is not None:
-                detach_cache(cache)
+                view.detach(cache)
             if at.scored:
                 chunk_done(queries)
 
 
-def own_tokens(model: Any, trace: Trace) -> Int[Tensor, "1 pos"]:
+def own_tokens(view: ModelView, trace: Trace) -> Int[Tensor, "1 pos"]:
     """A copy of the trace's tokens on the model's device that autograd may keep."""
     with torch.inference_mode(False):
-        return trace.tokens.to(input_device(model), copy=True)
-
-
-@contextmanager
-def frozen(model: Any) -> Iterator[None]:
-    """No parameter takes a gradient inside; afterwards each is as it was."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+        return trace.tokens.to(view.device, copy=True)
 
 
 def start_graph(embedded: Tensor, hook: Any) -> Tensor:
@@ -169,7 +132,7 @@ def _catcher(
     scored: Callable[[int, range], None],
 ) -> Callable[..., Tensor | None]:
     def give(pattern: Tensor, gradient: Tensor) -> None:
-        a, g = wide(pattern[0]), wide(gradient[0])
+        a, g = widened(pattern[0]), widened(gradient[0])
         keys = range(at.queries.stop - a.shape[-1], at.queries.stop)
         visible = visible_keys(at.queries, keys, window, a.device)
         with collector.rows(layer, at.queries) as add:
@@ -192,10 +155,10 @@ def _catcher(
     return catch
 
 
-def _own_row_only(model: Any, layer: int) -> list[tuple[str, Callable[..., Tensor | None]]]:
+def _own_row_only(view: ModelView, layer: int) -> list[Hook]:
     """Make keys and values of a layer constants, but for each row's own key and value."""
-    scale, cap = score_scale(model, layer), score_softcap(model, layer)
-    query_site, key_site, *rotations = query_key_sites(model, layer)
+    scale, cap = view.score_scale(layer), view.score_softcap(layer)
+    query_site, key_site, *rotations = view.query_key_sites(layer)
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
@@ -214,7 +177,7 @@ def _own_row_only(model: Any, layer: int) -> list[tuple[str, Callable[..., Tenso
     def own_key(scores: Float[Tensor, "1 head query key"], hook: Any) -> Tensor:
         heads, n = scores.shape[1:3]
         if query_site not in seen or seen[query_site].shape[1:3] != (n, heads):
-            raise no_queries_and_keys(model, layer)
+            raise view.no_queries_and_keys(layer)
         q = seen.pop(query_site).detach()
         if "cos" in seen:
             q = _turned_with_its_key(q, seen.pop("cos"), seen.pop("sin"))

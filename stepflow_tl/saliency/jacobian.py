@@ -27,17 +27,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from stepflow_tl.errors import StepMapError
-from stepflow_tl.models.precision import wide
-from stepflow_tl.models.view import hook_name
+from stepflow_tl.models.base import ModelView
+from stepflow_tl.models.precision import widened
+from stepflow_tl.models.sites import Hook, hook_name
 from stepflow_tl.models.weights import let_gradients_through
-from stepflow_tl.saliency.hooked import frozen, own_tokens, start_graph
+from stepflow_tl.saliency.hooked import own_tokens, start_graph
 from stepflow_tl.saliency.rules import objective_weights
 from stepflow_tl.traces.rows import publish
 from stepflow_tl.traces.trace import Trace
 
 
 def jacobian_scores(
-    model: Any, trace: Trace, layers: Sequence[int]
+    view: ModelView, trace: Trace, layers: Sequence[int]
 ) -> dict[int, Float[Tensor, "query_step key_step"]]:
     """The normalised Jacobian of each layer: one forward pass, one backward pass per step.
 
@@ -48,8 +49,8 @@ def jacobian_scores(
         ValueError: The trace has no token to predict.
     """
     objective_weights(trace, "token")  # refuses a trace without a next token
-    let_gradients_through(model, StepMapError)
-    tokens = own_tokens(model, trace)
+    let_gradients_through(view.model, StepMapError)
+    tokens = own_tokens(view, trace)
     streams: dict[int, Float[Tensor, "1 pos d_model"]] = {}
 
     def keep(layer: int) -> Callable[..., Tensor]:
@@ -59,16 +60,16 @@ def jacobian_scores(
 
         return hook_fn
 
-    hooks = [(hook_name("embed"), start_graph)]
+    hooks: list[Hook] = [(hook_name("embed"), start_graph)]
     hooks += [(hook_name("resid_post", layer), keep(layer)) for layer in layers]
     with (
-        publish(model, trace),
-        frozen(model),
+        publish(view.model, trace),
+        view.frozen(),
         torch.inference_mode(False),
         torch.enable_grad(),
-        model.hooks(fwd_hooks=hooks),
+        view.hooks(hooks),
     ):
-        targets = _target_logits(model(tokens, return_type="logits"), tokens, trace)
+        targets = _target_logits(view.logits(tokens), tokens, trace)
         kept = [streams[layer] for layer in layers]
         rows: list[list[Tensor]] = [[] for _ in layers]
         for step, target in zip(trace.steps, targets, strict=True):
@@ -92,7 +93,7 @@ def _norms(
     gradient: Float[Tensor, "pos d_model"], trace: Trace, query_step: int
 ) -> Float[Tensor, "key_step"]:
     """Norm of a gradient over the tokens of each step, in float32 or wider."""
-    exact = wide(gradient)
+    exact = widened(gradient)
     norms = [exact[step.start : step.stop].norm() for step in trace.steps[: query_step + 1]]
     later = exact.new_zeros(len(trace.steps) - len(norms))
     return torch.cat([torch.stack(norms), later])

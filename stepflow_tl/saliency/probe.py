@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from stepflow_tl.models.huggingface import is_huggingface
-from stepflow_tl.models.precision import wide
+from stepflow_tl.models.base import ModelView
+from stepflow_tl.models.precision import widened
 from stepflow_tl.saliency.fused import fused_logits
 from stepflow_tl.saliency.hooked import own_tokens
 from stepflow_tl.traces.trace import Trace
@@ -26,7 +26,7 @@ _MOST = 0.25  # above this a gap is no rounding
 _alike: WeakSet[Any] = WeakSet()
 
 
-def difference(model: Any, original: Any, trace: Trace) -> str | None:
+def difference(view: ModelView, trace: Trace) -> str | None:
     """How the logits of a trace's first tokens would differ; None where they would not.
 
     A gap may be rounding. A model that rounds coarsely, or is deep, has one with itself, too: it
@@ -35,16 +35,16 @@ def difference(model: Any, original: Any, trace: Trace) -> str | None:
     A model whose own logits are NaN is let through: scoring says where its numbers break.
 
     Args:
-        model: A Hugging Face decoder, or a bridge around one; a model is compared once.
-        original: The decoder.
+        view: A Hugging Face decoder, or a bridge around one; a model is compared once.
         trace: The trace: its tokens are some that the model was made for, as the first ids of its
             vocabulary need not be.
     """
-    if original in _alike:
+    decoder: Any = view.decoder
+    if decoder in _alike:
         return None
-    tokens = own_tokens(model, trace)[:, :_TOKENS]
+    tokens = own_tokens(view, trace)[:, :_TOKENS]
     try:
-        mine, own = fused_logits(model, tokens), _own_logits(model, tokens)
+        mine, own = fused_logits(view, tokens), _own_logits(view, tokens)
     except Exception as error:
         return f"its attention could not be run ({type(error).__name__}: {error})"
     if own.isnan().any():
@@ -55,19 +55,18 @@ def difference(model: Any, original: Any, trace: Trace) -> str | None:
         return f"{logits} be NaN, and the model's own are not"
     allowed = _TOLERANCE.get(own.dtype, 5e-2)
     if gap > allowed:
-        with _embedding_nudged(original, torch.finfo(own.dtype).eps):
-            rounding = _gap(_own_logits(model, tokens), own)
+        with _embedding_nudged(decoder, torch.finfo(own.dtype).eps):
+            rounding = _gap(_own_logits(view, tokens), own)
         allowed = max(allowed, min(_MOST, _OWN_ROUNDING * rounding))
     if gap > allowed:
         return f"{logits} differ from the model's own by {gap:.0e}"
-    _alike.add(original)
+    _alike.add(decoder)
     return None
 
 
-def _own_logits(model: Any, tokens: Int[Tensor, "1 pos"]) -> Float[Tensor, "1 pos vocab"]:
+def _own_logits(view: ModelView, tokens: Int[Tensor, "1 pos"]) -> Float[Tensor, "1 pos vocab"]:
     with torch.no_grad():
-        logits: Tensor = model(tokens).logits if is_huggingface(model) else model(tokens)
-    return logits
+        return view.logits(tokens)
 
 
 def _gap(mine: Float[Tensor, "1 pos vocab"], own: Float[Tensor, "1 pos vocab"]) -> float:
@@ -76,7 +75,7 @@ def _gap(mine: Float[Tensor, "1 pos vocab"], own: Float[Tensor, "1 pos vocab"]) 
     A token's gap is that of its logits, over its largest logit; infinities alike are none.
     """
     share = 1.0 if own.dtype in _TOLERANCE else _AS_NEAR
-    mine, own = wide(mine.to(own.device)), wide(own)
+    mine, own = widened(mine.to(own.device)), widened(own)
     apart = (mine - own).masked_fill(mine == own, 0.0).abs().amax(-1)
     largest = own.masked_fill(own.isinf(), 0.0).abs().amax(-1)
     return float((apart / largest.clamp_min(torch.finfo(own.dtype).tiny)).quantile(share))

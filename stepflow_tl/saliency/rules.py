@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from stepflow_tl.errors import SettingError
-from stepflow_tl.models.precision import wide
+from stepflow_tl.models.precision import widened
 from stepflow_tl.traces.trace import Trace
 
 TokenRule = Literal["attention_x_gradient", "signed", "gradient", "attention"]
@@ -119,7 +119,7 @@ def next_token_loss(
     """
     rows = _weighted(weights)
     losses = torch.nn.functional.cross_entropy(
-        wide(logits[0, rows]),
+        widened(logits[0, rows]),
         targets[0, rows].to(logits.device),
         reduction="none",
     )

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from stepflow_tl.models.precision import wide
+from stepflow_tl.models.precision import widened
 from stepflow_tl.saliency.collect import Collector
 from stepflow_tl.saliency.rules import TokenRule, visible_keys
 
@@ -117,9 +117,9 @@ def _row_blocks(q: Queries, k: Keys, layer: Layer) -> Iterator[range]:
 def _dense(
     q: Queries, k: Keys, v: Values, visible: Bool[Tensor, "query key"], scale: float
 ) -> tuple[Outputs, RowSums]:
-    scores = torch.matmul(wide(q), wide(k[:, None]).mT) * scale
+    scores = torch.matmul(widened(q), widened(k[:, None]).mT) * scale
     scores = scores.masked_fill(~visible, -torch.inf)
-    z = torch.matmul(scores.softmax(-1), wide(v[:, None]))
+    z = torch.matmul(scores.softmax(-1), widened(v[:, None]))
     return z.to(q.dtype), scores.logsumexp(-1)
 
 
@@ -152,11 +152,11 @@ class Tile(NamedTuple):
 
     def of_rows(self, x: Tensor) -> Tensor:
         """The tile's part of [kv, group, query, ...], as [kv, group * query, ...]."""
-        return wide(x[self.heads, :, self.rows].flatten(1, 2))
+        return widened(x[self.heads, :, self.rows].flatten(1, 2))
 
     def of_keys(self, x: Tensor) -> Tensor:
         """The tile's part of [kv, key, ...]."""
-        return wide(x[self.heads, self.keys])
+        return widened(x[self.heads, self.keys])
 
 
 def score_attention(
@@ -199,13 +199,13 @@ def score_backward(
             paper's L_t, each row's own loss. Gradients of k and v are then of the queries' own.
         first: Position in the trace of the first key.
     """
-    delta = (wide(dz) * wide(z)).sum(-1)
-    dq = torch.zeros_like(wide(q))
+    delta = (widened(dz) * widened(z)).sum(-1)
+    dq = torch.zeros_like(widened(q))
     if own_row:
         own = slice(k.shape[1] - q.shape[2], None)
         dk, dv = _own_row_gradients(layer, q, k[:, own], v[:, own], lse, dz, delta)
     else:
-        dk, dv = torch.zeros_like(wide(k)), torch.zeros_like(wide(v))
+        dk, dv = torch.zeros_like(widened(k)), torch.zeros_like(widened(v))
     for rows, tiles in _row_tiles(layer, q, k):
         with _open(collector, layer, rows, first, q, k) as add:
             for tile in tiles:
@@ -236,9 +236,9 @@ def _own_row_gradients(
     delta: RowSums,
 ) -> tuple[Float[Tensor, "kv query d"], Float[Tensor, "kv query d_v"]]:
     """Gradients of each query's own key (before the factor of the scores) and value."""
-    a = ((wide(q) * wide(k[:, None])).sum(-1) * layer.scale - lse).exp()
-    ds = a * ((wide(dz) * wide(v[:, None])).sum(-1) - delta)
-    return (ds[..., None] * wide(q)).sum(1), (a[..., None] * wide(dz)).sum(1)
+    a = ((widened(q) * widened(k[:, None])).sum(-1) * layer.scale - lse).exp()
+    ds = a * ((widened(dz) * widened(v[:, None])).sum(-1) - delta)
+    return (ds[..., None] * widened(q)).sum(1), (a[..., None] * widened(dz)).sum(1)
 
 
 def _row_tiles(layer: Layer, q: Queries, k: Keys) -> Iterator[tuple[slice, Iterator[Tile]]]:

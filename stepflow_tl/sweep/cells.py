@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from stepflow_tl.decoding.settings import Decoding
 from stepflow_tl.interventions import StepFlow
 from stepflow_tl.models.layers import resolve_layers
 from stepflow_tl.sweep.grid import BASELINE, Grid, Setting, to_spec
 from stepflow_tl.tasks import Item, Task
-from stepflow_tl.tasks.strategies import Decoding, Strategy
+from stepflow_tl.tasks.strategies import Strategy
 from stepflow_tl.traces.formats import FORMATS, Format
 
 
@@ -97,9 +98,9 @@ def strategy_spec(strategy: Strategy) -> dict[str, Any]:
 
 
 def decoding_spec(decoding: Decoding) -> dict[str, Any]:
-    """JSON-able description of what decides a response: all but the batch size."""
+    """JSON-able description of what decides a response: all but the batch size and the seed."""
     spec = asdict(decoding)
-    del spec["batch_size"]
+    del spec["batch_size"], spec["seed"]
     return spec | {"format": _format_spec(decoding.format)}
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from stepflow_tl.decoding.budget import ThinkingBudget
+from stepflow_tl.decoding.settings import Decoding
 from stepflow_tl.errors import ConfigError, StoreError
 from stepflow_tl.interventions import StepFlow
 from stepflow_tl.sweep.executors import Executor
@@ -17,12 +19,11 @@ from stepflow_tl.sweep.grid import Grid, from_spec, grid, intervention_class
 from stepflow_tl.sweep.store import Store
 from stepflow_tl.sweep.sweep import Sweep
 from stepflow_tl.tasks import Benchmark, Task, WordProblems
-from stepflow_tl.tasks.strategies import STRATEGIES, Decoding, Strategy
+from stepflow_tl.tasks.strategies import STRATEGIES, Strategy
 from stepflow_tl.traces.chat import Chat
 from stepflow_tl.traces.formats import Format
 
 KEYS = ("model", "dtype", "load", "problems", "grid", "settings", "strategies", "seeds", "decoding")
-PRESETS = ("paper", "release", "digest")
 
 
 def read_config(path: str | Path, *, allow_code_execution: bool = False) -> Sweep:
@@ -192,10 +193,13 @@ def _problems(settings: Mapping[str, Any]) -> Task:
 
 
 def _decoding(settings: Mapping[str, Any]) -> Decoding:
-    """A decoding; its format is a name, or what `Format.describe` gives; so its chat."""
+    """A decoding; format, chat and budget may be settings of their own."""
     chat = settings.get("chat")
     if isinstance(chat, Mapping):
         settings = {**settings, "chat": Chat(**chat)}
+    budget = settings.get("budget")
+    if isinstance(budget, Mapping):
+        settings = {**settings, "budget": ThinkingBudget(**budget)}
     form = settings.get("format")
     if isinstance(form, Mapping):
         settings = {**settings, "format": Format.from_description(form)}
@@ -239,10 +243,7 @@ def _factor(name: str, axes: Any) -> Grid:
 
 def _flow(name: str, spec: Any) -> StepFlow:
     if isinstance(spec, str):
-        if spec not in PRESETS:
-            raise ConfigError(f"no preset {spec!r}: expected one of {list(PRESETS)}")
-        preset: StepFlow = getattr(StepFlow, spec)()
-        return preset
+        return StepFlow.preset(spec)
     if not isinstance(spec, list):
         raise ConfigError(
             f"expected a preset or a list of interventions for {name!r}, got {spec!r}"

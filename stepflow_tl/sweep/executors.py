@@ -13,13 +13,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
+from stepflow_tl.decoding.settings import Decoding
 from stepflow_tl.errors import SettingError
+from stepflow_tl.models.base import Model
 from stepflow_tl.models.loading import load_model
-from stepflow_tl.models.view import is_exact, model_name, n_layers, weights_hash
+from stepflow_tl.models.view import view
 from stepflow_tl.sweep.cells import Batch
 from stepflow_tl.sweep.work import Row, solve_batch
 from stepflow_tl.tasks import Task
-from stepflow_tl.tasks.strategies import Decoding, Strategy
+from stepflow_tl.tasks.strategies import Strategy
 
 _RETRIES = 20
 """How often a batch runs again whose worker or node was lost."""
@@ -65,7 +67,7 @@ class Survey:
     exact: bool
 
     @classmethod
-    def of(cls, model: Any, job: Job) -> Survey:
+    def of(cls, model: Model, job: Job) -> Survey:
         """The survey of a loaded model.
 
         Raises:
@@ -73,7 +75,8 @@ class Survey:
         """
         for strategy in job.strategies:
             strategy.check(job.decoding, model)
-        return cls(model_name(model), weights_hash(model), n_layers(model), is_exact(model))
+        seen = view(model)
+        return cls(seen.name, seen.weights_hash(), seen.n_layers, seen.is_exact)
 
 
 class Workers(Protocol):
@@ -116,7 +119,7 @@ class LocalWorkers:
     """This process at work."""
 
     job: Job
-    model: Any
+    model: Model
 
     @property
     def survey(self) -> Survey:

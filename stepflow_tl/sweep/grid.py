@@ -12,7 +12,7 @@ import pandas as pd
 
 from stepflow_tl.errors import SettingError, WrongTypeError
 from stepflow_tl.interventions import INTERVENTIONS, Intervention, StepFlow
-from stepflow_tl.interventions.flow import numbered
+from stepflow_tl.interventions.wiring import numbered
 
 BASELINE = "baseline"
 

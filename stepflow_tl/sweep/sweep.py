@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
+from stepflow_tl.decoding.settings import Decoding
 from stepflow_tl.errors import (
     GenerationError,
     InterventionWarning,
@@ -21,6 +22,7 @@ from stepflow_tl.errors import (
     SettingError,
     WrongTypeError,
 )
+from stepflow_tl.models.base import Model
 from stepflow_tl.models.loading import load_model
 from stepflow_tl.models.memory import is_out_of_memory
 from stepflow_tl.models.precision import read_dtype
@@ -36,7 +38,7 @@ from stepflow_tl.sweep.executors import Executor, Job, LocalExecutor, Survey
 from stepflow_tl.sweep.grid import Grid, to_spec
 from stepflow_tl.sweep.store import Store
 from stepflow_tl.tasks import Task, as_task
-from stepflow_tl.tasks.strategies import Decoding, Plain, Strategy
+from stepflow_tl.tasks.strategies import Plain, Strategy
 from stepflow_tl.tasks.word_problems import Problem
 from stepflow_tl.version import __version__
 
@@ -78,7 +80,7 @@ class Sweep:
 
     problems: Task | Sequence[Problem]
     grid: Grid
-    model: Any = "reasoner"
+    model: Model | str | Path = "reasoner"
     strategy: Strategy | Sequence[Strategy] = field(default_factory=Plain)
     seeds: Sequence[int] = (0,)
     decoding: Decoding = field(default_factory=Decoding)
@@ -97,6 +99,11 @@ class Sweep:
         object.__setattr__(self, "seeds", _all(int, self.seeds, "seeds such as (0, 1)"))
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise SettingError(f"expected different seeds, at least one, got {self.seeds}")
+        if self.decoding.seed != Decoding().seed:
+            raise SettingError(
+                f"expected the seeds of a sweep as Sweep(seeds=({self.decoding.seed},)), got "
+                f"seed={self.decoding.seed} in its decoding"
+            )
         read_dtype(self.dtype, ModelError)
         object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
         for strategy in self.strategies:

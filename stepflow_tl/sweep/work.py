@@ -6,15 +6,18 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
+from stepflow_tl.decoding.settings import Decoding
 from stepflow_tl.errors import InterventionWarning, SettingError
+from stepflow_tl.models.base import Model
 from stepflow_tl.sweep.cells import Batch, Cell
 from stepflow_tl.sweep.grid import to_spec
 from stepflow_tl.tasks import Task
-from stepflow_tl.tasks.strategies import Attempt, Decoding
+from stepflow_tl.tasks.strategies import Attempt
 from stepflow_tl.traces.formats import AUTO, Format
 from stepflow_tl.traces.trace import Trace
 
@@ -24,7 +27,7 @@ _BOTH_WAYS = 3  # a backward pass costs as much as two forward passes
 
 
 def solve_batch(
-    model: Any, task: Task, decoding: Decoding, identity: Mapping[str, Any], batch: Batch
+    model: Model, task: Task, decoding: Decoding, identity: Mapping[str, Any], batch: Batch
 ) -> list[Row]:
     """Decode and grade one batch.
 
@@ -40,8 +43,7 @@ def solve_batch(
             attempts = batch.arm.strategy.solve(
                 model,
                 [task.ask(cell.item, batch.seed) for cell in batch.cells],
-                decoding,
-                seed=batch.seed,
+                replace(decoding, seed=batch.seed),
                 same_answer=[vote.same for vote in votes] or task.same_answer,
                 read_answer=[vote.read for vote in votes] or task.read_answer,
             )
@@ -107,7 +109,7 @@ def _outcome(task: Task, cell: Cell, seed: int, attempt: Attempt, extra_forwards
 
 
 def trace_of(
-    model: Any, row: pd.Series | Mapping[str, Any], *, format: str | Format | None = None
+    model: Model, row: pd.Series | Mapping[str, Any], *, format: str | Format | None = None
 ) -> Trace:
     """The trace of a row, token by token and step by step: what Step-Saliency reads.
 

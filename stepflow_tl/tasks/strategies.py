@@ -10,59 +10,22 @@ import time
 from abc import ABC
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from stepflow_tl.decoding.budget import ThinkingBudget
-from stepflow_tl.decoding.generation import Sampling, generate
+from stepflow_tl.decoding.generation import generate
+from stepflow_tl.decoding.settings import Decoding
 from stepflow_tl.errors import SettingError
-from stepflow_tl.models.view import tokenizer_of
+from stepflow_tl.models.base import Model, ModelView
+from stepflow_tl.models.view import view
 from stepflow_tl.traces.answers import ResponseParts
-from stepflow_tl.traces.chat import Chat
-from stepflow_tl.traces.formats import Format, named_format
+from stepflow_tl.traces.formats import named_format
 from stepflow_tl.traces.reader import end_token_ids
 from stepflow_tl.traces.templates import template_of
 from stepflow_tl.traces.trace import Trace
 
 SameAnswer = Callable[[str, str], bool]
 ReadAnswer = Callable[[ResponseParts], str | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decoding:
-    """How responses are decoded; see `stepflow_tl.generate`.
-
-    Attributes:
-        max_new_tokens: Where a response is cut.
-        temperature: 0 for greedy decoding.
-        top_p: Nucleus sampling's probability.
-        format: How the model writes its reasoning.
-        chat: Whether to ask with the chat template, and how.
-        batch_size: Responses decoded together. In float32 it changes a text only where two logits
-            are equal to within rounding; in narrower types rounding is coarser.
-    """
-
-    max_new_tokens: int = 700
-    temperature: float = 0.0
-    top_p: float = 1.0
-    format: str | Format = "auto"
-    chat: bool | Chat = True
-    batch_size: int = 32
-
-    def __post_init__(self) -> None:
-        """Check the settings.
-
-        Raises:
-            ValueError: A setting is out of range.
-        """
-        Sampling(temperature=self.temperature, top_p=self.top_p)
-        named_format(self.format)
-        for name in ("temperature", "top_p"):  # 1 and 1.0 are one setting
-            object.__setattr__(self, name, float(getattr(self, name)))
-        if min(self.max_new_tokens, self.batch_size) < 1:
-            raise SettingError(
-                f"expected max_new_tokens and batch_size >= 1, got {self.max_new_tokens} and "
-                f"{self.batch_size}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +70,9 @@ class Strategy(ABC):
 
     def draws(self, decoding: Decoding) -> bool:
         """Whether its answers depend on the seed."""
-        return decoding.temperature > 0.0
+        return decoding.draws
 
-    def check(self, decoding: Decoding, model: Any | None = None) -> None:
+    def check(self, decoding: Decoding, model: Model | ModelView | None = None) -> None:
         """Refuse what `solve` would refuse, before anything is decoded.
 
         Args:
@@ -129,18 +92,12 @@ class Strategy(ABC):
         """How this strategy decodes where others decode as given."""
         return decoding
 
-    @property
-    def budget(self) -> ThinkingBudget | None:
-        """What it forces on the thinking."""
-        return None
-
     def solve(
         self,
-        model: Any,
+        model: Model | ModelView,
         questions: Sequence[str],
         decoding: Decoding,
         *,
-        seed: int,
         same_answer: SameAnswer | Sequence[SameAnswer],
         read_answer: ReadAnswer | Sequence[ReadAnswer] | None = None,
     ) -> list[Attempt]:
@@ -149,8 +106,7 @@ class Strategy(ABC):
         Args:
             model: The model, with whatever is attached to it.
             questions: The questions.
-            decoding: How to decode.
-            seed: Same seed, same traces.
+            decoding: How to decode; its seed decides what is drawn.
             same_answer: Whether two answers count as one in a vote; for all questions, or one for
                 each.
             read_answer: The answer in a response's parts, likewise; None for the last box.
@@ -163,11 +119,9 @@ class Strategy(ABC):
         traces = generate(
             model,
             [self.prompt_of(question) for question in questions],
+            self.decoding_of(decoding),
             samples=self.traces_per_answer,
-            seed=seed,
-            budget=self.budget,
             fit=True,
-            **vars(self.decoding_of(decoding)),
         )
         seconds = (time.perf_counter() - started) / len(questions)
         attempts = []
@@ -246,7 +200,7 @@ class SelfConsistency(Strategy):
         """True."""
         return True
 
-    def check(self, decoding: Decoding, model: Any | None = None) -> None:
+    def check(self, decoding: Decoding, model: Model | ModelView | None = None) -> None:
         """Refuse greedy decoding, under which all traces would be equal."""
         if self.decoding_of(decoding).temperature == 0.0:
             raise SettingError(
@@ -290,13 +244,23 @@ class BudgetForcing(Strategy):
         """Its limits."""
         return ThinkingBudget(least=self.least, most=self.most, wait=self.wait)
 
-    def check(self, decoding: Decoding, model: Any | None = None) -> None:
-        """Refuse a format or a tokenizer whose thinking has no delimiter to force."""
+    def decoding_of(self, decoding: Decoding) -> Decoding:
+        """With its own budget."""
+        return replace(decoding, budget=self.budget)
+
+    def check(self, decoding: Decoding, model: Model | ModelView | None = None) -> None:
+        """Refuse another budget, and a format or tokenizer whose thinking has no delimiter."""
+        if decoding.budget is not None:
+            raise SettingError(
+                f"expected the budget of BudgetForcing alone, got {decoding.budget} of the "
+                "decoding beside it"
+            )
         if model is not None:
-            tokenizer = tokenizer_of(model)
+            seen = view(model)
+            tokenizer = seen.tokenizer
             form = named_format(decoding.format)
             form = template_of(tokenizer).form if form.is_auto else form
-            self.budget.plan(tokenizer, form, end_token_ids(model))
+            self.budget.plan(tokenizer, form, end_token_ids(seen))
 
 
 STRATEGIES: dict[str, type[Strategy]] = {

@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from torch import nn
+
 from stepflow_tl.errors import SettingError
-from stepflow_tl.models.huggingface import huggingface_model
+from stepflow_tl.models.base import ModelView
+from stepflow_tl.models.view import view
 from stepflow_tl.traces.answers import ResponseParts
 from stepflow_tl.traces.cutters import new_cutter
 from stepflow_tl.traces.formats import (
@@ -61,24 +64,22 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset(tokenizer.all_special_ids) | added
 
 
-def tokenizer_in(model: Any) -> Any:
-    """The tokenizer of a model, or the tokenizer itself where one is given."""
-    return getattr(model, "tokenizer", None) or model
+def tokenizer_in(source: Any) -> Any:
+    """The tokenizer of a model or its view, or the tokenizer itself where one is given."""
+    return getattr(source, "tokenizer", None) or source
 
 
-def end_token_ids(model: Any, tokenizer: Any | None = None) -> frozenset[int]:
+def end_token_ids(source: Any, tokenizer: Any | None = None) -> frozenset[int]:
     """Ids that end a response: the tokenizer's end token and the model's generation settings.
 
     Args:
-        model: Any model, or a tokenizer alone.
+        source: A model or its view, or a tokenizer alone.
         tokenizer: In place of the model's own.
     """
-    tokenizer = tokenizer or tokenizer_in(model)
-    ids = {tokenizer.eos_token_id}
-    settings = getattr(huggingface_model(model), "generation_config", None)
-    configured = getattr(settings, "eos_token_id", None)
-    ids.update(configured if isinstance(configured, list) else [configured])
-    return frozenset(i for i in ids if i is not None)
+    ends = {(tokenizer or tokenizer_in(source)).eos_token_id} - {None}
+    if isinstance(source, (nn.Module, ModelView)):
+        ends |= view(source).end_token_ids
+    return frozenset(ends)
 
 
 class TextStream:

@@ -53,15 +53,6 @@ def last_step(segments: Sequence[int], steps: Sequence[int]) -> tuple[int, int] 
     return None
 
 
-def places(
-    starts: Sequence[StepStart], first: int, device: torch.device
-) -> tuple[Int[Tensor, "start"], Int[Tensor, "start"]]:
-    """Row and query of each step start in a pass whose first query has position `first`."""
-    at = torch.tensor([[start.row, start.position - first] for start in starts])
-    rows, queries = at.to(device, non_blocking=True).unbind(1)
-    return rows, queries
-
-
 @runtime_checkable
 class Labels(Protocol):
     """Anything that labels one sequence's tokens in order: a `TraceReader`, or a known trace."""
@@ -168,6 +159,11 @@ class Row:
     def pads(self) -> int:
         """Number of padding tokens at its left, so far as they were read."""
         return self._pads
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Its tokens so far, without padding."""
+        return self.columns[self.pads :]
 
     @property
     def ended(self) -> bool:
@@ -357,7 +353,7 @@ _published: ContextVar[tuple[Any, Rows | Trace] | None] = ContextVar(
 
 
 @contextmanager
-def publish(model: Any, read: Rows | Trace) -> Iterator[None]:
+def publish(model: object, read: Rows | Trace) -> Iterator[None]:
     """Let trackers of a model know what it runs inside this block.
 
     Args:
@@ -371,7 +367,7 @@ def publish(model: Any, read: Rows | Trace) -> Iterator[None]:
         _published.reset(token)
 
 
-def published(model: Any) -> Rows | Trace | None:
+def published(model: object) -> Rows | Trace | None:
     """What whoever drives a model has published of it; None for nothing."""
     found = _published.get()
     return found[1] if found is not None and found[0] is model else None

@@ -15,7 +15,8 @@ from verified import COLUMNS
 from stepflow_tl.decoding.generation import generate
 from stepflow_tl.interventions import InterventionWarning, OddsEqualBridge, StepFlow, StepMomentum
 from stepflow_tl.models.layers import resolve_layers
-from stepflow_tl.models.view import attention_window, hook_name, n_heads, n_layers
+from stepflow_tl.models.sites import hook_name
+from stepflow_tl.models.view import view
 from stepflow_tl.saliency import token_saliency
 from stepflow_tl.traces.chat import prompt_token_ids
 from stepflow_tl.traces.formats import question_span
@@ -61,7 +62,7 @@ def test_logits(built: Built) -> None:
     with torch.no_grad():
         theirs = plain(built.trace.tokens, use_cache=False).logits
     close(teacher_forced(bridge, built.trace.tokens), theirs, **NEAR)
-    assert tuple(attention_window(bridge, i) for i in range(4)) == architecture.windows
+    assert tuple(view(bridge).attention_window(i) for i in range(4)) == architecture.windows
     tied = plain.get_input_embeddings().weight is plain.get_output_embeddings().weight
     assert tied == architecture.settings.get("tie_word_embeddings", False)
     text = "".join(built.trace.token_texts)
@@ -158,7 +159,7 @@ def differenced(model: Any, trace: Trace, layer: int, head: int, query: int, key
 def test_bands(built: Built) -> None:
     """Bands are quarters, and what acts on one leaves the layers before it as they are."""
     model, trace = built.bridge, built.trace
-    assert [resolve_layers(b, n_layers(model)) for b in ("shallow", "deep")] == [(0,), (3,)]
+    assert [resolve_layers(b, view(model).n_layers) for b in ("shallow", "deep")] == [(0,), (3,)]
     assert [resolve_layers(b, 28) for b in ("shallow", "deep")] == [
         tuple(range(7)),
         tuple(range(21, 28)),
@@ -245,7 +246,7 @@ def test_ledger(built: Built, expected: tuple[Tensor, Any]) -> None:
     """Rows seen and changed are those counted on the patterns; injections those of the steps."""
     model, trace, table = built.bridge, built.trace, expected[1]
     table = table.set_index(["intervention", "layer"])
-    rows = (len(trace.thinking) + len(trace.summary)) * n_heads(model)
+    rows = (len(trace.thinking) + len(trace.summary)) * view(model).n_heads
     assert (table.loc["OddsEqualBridge"].rows_seen == rows).all()
     boundaries = len(trace.steps_in("thinking")) - 1
     assert table.loc["StepMomentum"].injections.tolist() == [boundaries] * 3

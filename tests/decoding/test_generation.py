@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stepflow_tl import Format, OddsEqualBridge, StepFlow, StepMomentum, Trace, generate
-from stepflow_tl.decoding.generation import Sampling
+from stepflow_tl.decoding.settings import Decoding
 from stepflow_tl.errors import GenerationError
 from stepflow_tl.traces.chat import Chat, prompt_token_ids
 
@@ -62,10 +62,10 @@ def test_a_seed_gives_the_same_traces_in_any_batch(qwen2):
 def test_top_p_keeps_the_smallest_sufficient_set():
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().repeat(200, 1)
     generators = [torch.Generator().manual_seed(i) for i in range(200)]
-    drawn = Sampling(temperature=1.0, top_p=0.7).choose(logits, generators)
+    drawn = Decoding(temperature=1.0, top_p=0.7).choose(logits, generators)
     assert set(drawn.tolist()) == {0, 1}
     generators = [torch.Generator().manual_seed(i) for i in range(200)]
-    drawn = Sampling(temperature=1.0, top_p=1.0).choose(logits, generators)
+    drawn = Decoding(temperature=1.0, top_p=1.0).choose(logits, generators)
     share = (drawn == 0).float().mean()
     assert 0.35 < share < 0.65
 
@@ -75,9 +75,7 @@ def test_the_end_token_ends_a_trace_and_the_limit_says_so(qwen2, monkeypatch):
     assert not endless.ended
     assert len(endless) - endless.prompt_length == ASK["max_new_tokens"]
     third = int(endless.token_ids[endless.prompt_length + 2])
-    monkeypatch.setattr(
-        "stepflow_tl.decoding.generation.end_token_ids", lambda *_: frozenset({third})
-    )
+    monkeypatch.setattr("stepflow_tl.decoding.batch.end_token_ids", lambda *_: frozenset({third}))
     cut = generate(qwen2, QUESTIONS[0], **ASK)
     assert cut.ended
     assert len(cut) - cut.prompt_length <= 3

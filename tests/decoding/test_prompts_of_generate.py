@@ -9,7 +9,7 @@ import torch
 from helpers import byte_tokenizer, encode, plain_model
 
 from stepflow_tl import OddsEqualBridge, StepFlow, Trace, generate
-from stepflow_tl.decoding.generation import Sampling
+from stepflow_tl.decoding.settings import Decoding
 from stepflow_tl.errors import GenerationError, ModelError, TraceError
 from stepflow_tl.traces.chat import Chat
 
@@ -96,7 +96,7 @@ def test_seeds_of_questions_stay_and_others_hash_their_ids(asked: Any) -> None:
     assert len({tuple(trace.token_ids.tolist()) for trace in drawn}) == 1
     question = generate(asked, MESSAGES[1]["content"], **sample)
     assert question.token_ids.tolist() != drawn[0].token_ids.tolist()
-    seeded = Sampling(temperature=1.0, seed=3).generator("Tom has 3 pens.", 0)
+    seeded = Decoding(temperature=1.0, seed=3).generator("Tom has 3 pens.", 0)
     assert seeded.initial_seed() == 4493844234975589252  # as every version has seeded it
 
 

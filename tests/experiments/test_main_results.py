@@ -129,7 +129,7 @@ def test_strengths_of_ones_own(main, checkpoint, tmp_path):
     assert [item.name for item in flow.interventions] == ["OddsEqualBridge", "StepMomentum"]
     assert flow.interventions[0].tau_max == 0.3 and flow.interventions[1].alpha == 0.06
     assert tried == {}
-    flow, _ = main_results.chosen_flow(main_results.parse(["--stepflow", "release"]))
+    flow, _ = main_results.chosen_flow(main_results.parse(["--preset", "release"]))
     assert flow.interventions[1].alpha == 0.2
 
 

@@ -17,7 +17,7 @@ GM = GradientMomentum(step_size=0.5, layers=(1, 3))
 FLOW = StepFlow(OEB, SMI)
 FLOWS = {
     "both": FLOW,
-    "question": StepFlow(OddsEqualBridge(tau_max=0.9, layers="all", bridge="question")),
+    "question": StepFlow(OddsEqualBridge(tau_max=0.9, layers="all", keys="question")),
     "scale": StepFlow(OddsEqualBridge(tau_max=0.9, layers="all", infeasible="scale")),
     "skip": StepFlow(OddsEqualBridge(tau_max=0.9, layers="all", infeasible="skip")),
     "whole-steps": StepFlow(StepMomentum(alpha=0.7, layers="all", window="step")),
@@ -32,7 +32,7 @@ FLOWS = {
 }
 MANY_AND_FEW = [
     StepFlow(OddsEqualBridge(layers=0)),
-    StepFlow(OddsEqualBridge(layers="all", bridge="question")),
+    StepFlow(OddsEqualBridge(layers="all", keys="question")),
     StepFlow(StepMomentum(layers="all", window="step", boundaries="all")),
     StepFlow(OEB, SMI, UPB),
 ]

@@ -20,7 +20,7 @@ from torch import Tensor
 from stepflow_tl.errors import TrackingError
 from stepflow_tl.interventions import StepFlow
 from stepflow_tl.models.loading import load_model
-from stepflow_tl.models.view import attention_window
+from stepflow_tl.models.view import view
 from stepflow_tl.traces.trace import Trace
 
 
@@ -214,7 +214,7 @@ class TestLosingTheWay:
         decoding = Decoding(model, [0])
         decoding(trace.tokens[:, :40])
         message = "41 keys from 1 new tokens, but 0 earlier tokens were seen: attach before"
-        if attention_window(model, 0) is not None:
+        if view(model).attention_window(0) is not None:
             message = message.replace("41", "8")
         with pytest.raises(TrackingError, match=message), FLOW.attach(model):
             decoding(trace.tokens[:, 40:41])

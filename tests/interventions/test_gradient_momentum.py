@@ -20,14 +20,15 @@ from stepflow_tl.interventions import (
     StepFlow,
     UniformPriorBridge,
 )
+from stepflow_tl.interventions.base import Edited
+from stepflow_tl.interventions.position import EditPosition
 from stepflow_tl.interventions.rerun import (
     StepGradient,
     moving_average,
     relative_entropy,
     step_loss,
 )
-from stepflow_tl.interventions.tracker import Replay
-from stepflow_tl.models.view import hook_name
+from stepflow_tl.models.sites import hook_name
 from stepflow_tl.saliency import step_saliency
 from stepflow_tl.traces.trace import Step, Trace
 
@@ -244,6 +245,9 @@ class TestLedger:
         assert run.ledger.total("GradientMomentum", "extra_forwards") == 4
 
 
+WHOLE = 86  # tokens of the trace; a run within a run is of a part
+
+
 @dataclass(frozen=True, kw_only=True)
 class Failing(Intervention):
     """Raises in the second run within a run."""
@@ -252,18 +256,16 @@ class Failing(Intervention):
     error: type[BaseException] = RuntimeError
     runs: list = None  # type: ignore[assignment]
 
-    is_neutral = False
+    site = "z"
+    columns = ("injections",)
     fired = "injections"
 
-    def layer_hooks(self, model: Any, layer: int, tracker: Any, ledger: Any, name: str) -> list:
-        def fail(x: Tensor, hook: Any) -> None:
-            ledger.add(name, layer, injections=1)
-            if isinstance(tracker, Replay):
-                self.runs.append(tracker.here.start)
-                if len(self.runs) == 2:
-                    raise self.error("stop")
-
-        return [(hook_name("z", layer), fail)]
+    def edit(self, z: Tensor, at: EditPosition) -> Edited:
+        if at.segment.shape[1] < WHOLE:
+            self.runs.append(at.start)
+            if len(self.runs) == 2:
+                raise self.error("stop")
+        return None, {"injections": 1}
 
 
 class TestTheModelIsLeftAsItWas:

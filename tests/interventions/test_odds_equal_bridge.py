@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from stepflow_tl.interventions import OddsEqualBridge
-from stepflow_tl.interventions.odds_equal_bridge import Rebalanced, equalise_odds
+from stepflow_tl.interventions.odds_equal_bridge import Rebalanced, equalize_odds
 from stepflow_tl.interventions.position import Groups
 
 
@@ -25,7 +25,7 @@ def groups(kinds: str, queries: int = 1) -> Groups:
 
 def apply(row: list[float], kinds: str, **settings: Any) -> Rebalanced:
     pattern = torch.tensor(row).view(1, 1, 1, -1)
-    return equalise_odds(pattern, groups(kinds), **{"tau_max": 0.5, **settings})
+    return equalize_odds(pattern, groups(kinds), **{"tau_max": 0.5, **settings})
 
 
 def row_of(result: Rebalanced) -> list[float]:
@@ -116,7 +116,7 @@ def test_what_is_kept_and_what_is_reached(
     case: tuple[Tensor, Groups, float], infeasible: str
 ) -> None:
     pattern, split, tau_max = case
-    result = equalise_odds(pattern, split, tau_max=tau_max, infeasible=infeasible)
+    result = equalize_odds(pattern, split, tau_max=tau_max, infeasible=infeasible)
     new = result.pattern
     total = pattern.sum(-1)
     tau = min(
@@ -154,7 +154,7 @@ def test_rows_left_alone_are_bit_identical(dtype: torch.dtype) -> None:
     pattern = torch.randn(2, 3, 4, 6, dtype=torch.float64).softmax(-1).to(dtype)
     split = groups("BBSSOO", 4)
     both = Groups(*(x.expand(2, *x.shape[1:]) for x in split))
-    result = equalise_odds(pattern, both, tau_max=0.35)
+    result = equalize_odds(pattern, both, tau_max=0.35)
     assert result.pattern.dtype == dtype
     assert result.changed.any()
     assert not result.changed.all()
@@ -163,7 +163,7 @@ def test_rows_left_alone_are_bit_identical(dtype: torch.dtype) -> None:
 
 def test_double_precision_is_kept() -> None:
     pattern = torch.randn(1, 1, 5, 6, dtype=torch.float64).softmax(-1)
-    result = equalise_odds(pattern, groups("BBSSOO", 5), tau_max=0.7)
+    result = equalize_odds(pattern, groups("BBSSOO", 5), tau_max=0.7)
     torch.testing.assert_close(
         result.pattern.sum(-1), torch.ones(1, 1, 5, dtype=torch.float64), atol=1e-12, rtol=0
     )
@@ -171,7 +171,7 @@ def test_double_precision_is_kept() -> None:
 
 def test_half_precision_reaches_the_target() -> None:
     pattern = torch.randn(1, 2, 5, 60).softmax(-1).bfloat16()
-    result = equalise_odds(pattern, groups("B" * 10 + "S" * 50, 5), tau_max=0.6)
+    result = equalize_odds(pattern, groups("B" * 10 + "S" * 50, 5), tau_max=0.6)
     reached = share(result.pattern.float(), groups("B" * 10 + "S" * 50, 5).bridge)
     tau = math.sqrt(1 / 6)
     torch.testing.assert_close(reached, torch.full_like(reached, tau), atol=5e-3, rtol=0)
@@ -212,7 +212,7 @@ def test_the_row_is_the_kl_closest(seed: int, sink: float) -> None:
 def test_the_authors_logit_shift_is_the_same_map() -> None:
     logits = torch.randn(7)
     kinds = "OBBSSSO"
-    result = equalise_odds(logits.softmax(-1).view(1, 1, 1, -1), groups(kinds), tau_max=0.6)
+    result = equalize_odds(logits.softmax(-1).view(1, 1, 1, -1), groups(kinds), tau_max=0.6)
     p = logits.softmax(-1)
     bridge, current = (torch.tensor([k == x for k in kinds]) for x in "BS")
     tau = result.after.item()
@@ -228,7 +228,7 @@ def test_gradients_through_a_nearly_empty_bridge_are_those_of_wider_floats(mass:
     products = []
     for dtype in (torch.float32, torch.float64):
         row = torch.tensor([mass, 3 * mass, 0.4, 0.6], dtype=dtype, requires_grad=True)
-        result = equalise_odds(row.view(1, 1, 1, -1), groups("BBSS"), tau_max=0.5)
+        result = equalize_odds(row.view(1, 1, 1, -1), groups("BBSS"), tau_max=0.5)
         (
             result.pattern.flatten() * torch.tensor([1.0, 2.0, 3.0, 5.0], dtype=dtype)
         ).sum().backward()
@@ -240,7 +240,7 @@ def test_gradients_through_a_nearly_empty_bridge_are_those_of_wider_floats(mass:
 def test_gradients_are_finite_and_pass_rows_left_alone() -> None:
     pattern = torch.tensor([[0.1, 0.9], [0.0, 1.0], [0.9, 0.1], [0.0, 0.0]]).view(1, 1, 4, 2)
     pattern.requires_grad_()
-    result = equalise_odds(pattern, groups("BS", 4), tau_max=0.5)
+    result = equalize_odds(pattern, groups("BS", 4), tau_max=0.5)
     weights = torch.arange(8.0).view(1, 1, 4, 2)
     (result.pattern * weights).sum().backward()
     assert pattern.grad is not None
@@ -256,7 +256,7 @@ class TestSettings:
             ({"tau_max": -0.1}, "OddsEqualBridge: expected tau_max in [0, 1], got -0.1"),
             ({"tau_max": 1.1}, "expected tau_max in [0, 1], got 1.1"),
             ({"tau_max": math.nan}, "expected tau_max in [0, 1], got nan"),
-            ({"bridge": "answer"}, "expected one of ['prompt', 'question'], got 'answer'"),
+            ({"keys": "answer"}, "expected one of ['prompt', 'question'], got 'answer'"),
             ({"infeasible": "drop"}, "expected one of ['clamp', 'scale', 'skip'], got 'drop'"),
             ({"layers": "bottom"}, "layers='bottom': expected one of"),
             ({"layers": []}, "expected at least one layer index"),
@@ -276,7 +276,7 @@ class TestSettings:
 
     def test_the_papers_defaults(self) -> None:
         assert OddsEqualBridge() == OddsEqualBridge(
-            tau_max=0.15, layers="shallow", bridge="prompt", infeasible="clamp"
+            tau_max=0.15, layers="shallow", keys="prompt", infeasible="clamp"
         )
         assert OddsEqualBridge(tau_max=0.0).is_neutral
         assert not OddsEqualBridge().is_neutral

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from stepflow_tl.interventions import StepFlow, StepMomentum
 from stepflow_tl.interventions.step_momentum import _RecentValues
-from stepflow_tl.models.view import heads_to_residual, hook_name
+from stepflow_tl.models.sites import hook_name
+from stepflow_tl.models.view import view
 from stepflow_tl.traces.rows import SUMMARY, THINKING, StepStart
 from stepflow_tl.traces.trace import Trace
 
@@ -79,7 +81,7 @@ def test_the_norm_in_the_ledger(model: Any, trace: Trace) -> None:
     steps = trace.steps_in("thinking")
     for previous, step in pairwise(steps):
         mean = seen["v"][:, previous.stop - 4 : previous.stop].mean(1)
-        added = 0.7 * heads_to_residual(model, 2, mean.repeat_interleave(2, dim=1))
+        added = 0.7 * view(model).heads_to_residual(2, mean.repeat_interleave(2, dim=1))
         norms.append(added.norm() / seen["resid"][0, step.start].norm())
     table = run.ledger.to_dataframe()
     assert table.injection_norm[0] == pytest.approx(torch.stack(norms).mean().item(), rel=1e-4)
@@ -104,20 +106,27 @@ def test_which_starts_are_due() -> None:
     assert all(StepMomentum(boundaries="all").is_due(s) for s in (thinking, summary))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_recent_values_keep_what_may_be_asked_for() -> None:
-    values = _RecentValues()
-    whole = torch.arange(20.0).view(1, 20, 1, 1)
+    values, whole = _RecentValues(), torch.arange(40.0).view(2, 20, 1, 1)
+    one, other = object(), object()
+
+    def read(start: int, v: Tensor, *rows: object) -> None:
+        values.read(SimpleNamespace(start=start, rows=rows, seen={"v": v}))
+
     for start, stop in ((0, 8), (8, 9), (9, 20)):
-        values.new = whole[:, start:stop]
-        values.extend(start)
-        assert values.mean(0, (6, 8)).item() == 6.5
+        read(start, whole[:, start:stop], one, other)
+        assert values.mean(one, (6, 8)).item() == 6.5
+        assert values.mean(other, (6, 8)).item() == 26.5
         values.forget_before(6)
-        assert values._kept is not None
-        assert values._kept.shape[1] == stop - 6
-    assert values.mean(0, (17, 20)).item() == 18.0
-    values.new = whole[:, :3] + 100
-    values.extend(0)
-    assert values.mean(0, (0, 3)).item() == 101.0
+        assert values._chunks[0].start == 0  # it holds positions 6 and 7
+    values.forget_before(8)
+    assert [chunk.start for chunk in values._chunks] == [8, 9]
+    assert values.mean(one, (17, 20)).item() == 18.0
+    read(20, whole[1:, :1] + 100, other)  # the other row has left the batch
+    assert values.mean(other, (19, 21)).item() == (39 + 120) / 2
+    read(0, whole[:1, :3] + 100, one)
+    assert values.mean(one, (0, 3)).item() == 101.0
 
 
 class TestSettings:

@@ -29,7 +29,7 @@ from stepflow_tl.interventions import (
     StepMomentum,
 )
 from stepflow_tl.models.layers import resolve_layers
-from stepflow_tl.models.view import hook_name
+from stepflow_tl.models.sites import hook_name
 from stepflow_tl.traces.trace import Trace
 
 
@@ -317,28 +317,30 @@ class TestLedger:
             )
         assert ledger.total("StepMomentum", "injections") == 9
 
-    def test_a_misspelt_column_is_named(self, model: Any, trace: Trace) -> None:
+    def test_a_misspelt_column_is_named(
+        self, model: Any, trace: Trace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         @dataclass(frozen=True, kw_only=True)
         class Looking(Intervention):
             layers: Any = 1
             reports: str = "rows_seen"
-            fired: str = "rows_seen"
-            is_neutral = False
+            site = "z"
+            columns = ("rows_seen",)
+            fired = "rows_seen"
 
-            def layer_hooks(self, model: Any, layer: int, *run: Any) -> list[Any]:
-                _, ledger, name = run
-                report = {self.reports: 1}
-                return [(hook_name("z", layer), lambda z, hook: ledger.add(name, layer, **report))]
+            def edit(self, z: torch.Tensor, at: Any) -> Any:
+                return None, {self.reports: 1}
 
         with StepFlow(Looking()).attach(model) as run:
             teacher_forced(model, trace.tokens)
         assert run.ledger.total("Looking", "rows_seen") == 1
-        message = r"Looking: expected.*'rows_seen', .*got 'rows_sen'"
+        message = r"Looking: expected.*'rows_seen'.*got 'rows_sen'"
         misspelt = StepFlow(Looking(reports="rows_sen"))
         with pytest.raises(ValueError, match=message), misspelt.attach(model):
             teacher_forced(model, trace.tokens)
+        monkeypatch.setattr(Looking, "fired", "rows")
         with pytest.raises(ValueError, match="Looking: expected fired to be one of.*got 'rows'"):
-            Looking(fired="rows")
+            Looking()
 
     def test_what_never_fired_has_a_line(self, qwen2: Any) -> None:
         with StepFlow(StepMomentum(layers="all")).attach(qwen2) as run:

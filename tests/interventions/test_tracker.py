@@ -9,17 +9,19 @@ from helpers import Decoding, cached, encode, hooks_of, teacher_forced
 from torch import Tensor
 
 from stepflow_tl.errors import TrackingError
-from stepflow_tl.interventions.position import Here
-from stepflow_tl.interventions.tracker import Replay, Tracker
-from stepflow_tl.models.view import attention_window, hook_name
+from stepflow_tl.interventions.position import PassPosition
+from stepflow_tl.interventions.rerun import Replay
+from stepflow_tl.interventions.tracker import Tracker
+from stepflow_tl.models.sites import hook_name
+from stepflow_tl.models.view import view
 from stepflow_tl.traces.formats import THINK
 from stepflow_tl.traces.reader import FRAME, TraceReader
 from stepflow_tl.traces.rows import PADDING, LabelBuffer, Row, Rows, publish
 from stepflow_tl.traces.trace import Trace
 
 
-def here(segments: list[int], steps: list[int] | None = None, start: int = 0) -> Here:
-    return Here(
+def here(segments: list[int], steps: list[int] | None = None, start: int = 0) -> PassPosition:
+    return PassPosition(
         start=start,
         segment=torch.tensor([segments]),
         step=torch.tensor([steps or [0] * len(segments)]),
@@ -29,7 +31,9 @@ def here(segments: list[int], steps: list[int] | None = None, start: int = 0) ->
     )
 
 
-def letters(place: Here, keys: int, window: int | None, bridge: Any = "prompt") -> list[str]:
+def letters(
+    place: PassPosition, keys: int, window: int | None, bridge: Any = "prompt"
+) -> list[str]:
     groups = place.groups(keys, window, bridge)
     assert torch.equal(groups.bridge_size, groups.bridge.sum(-1).float())
     assert torch.equal(groups.current_size, groups.current.sum(-1).float())
@@ -80,16 +84,16 @@ class Followed:
     """A tracker on a model, and where each forward pass stood."""
 
     def __init__(self, model: Any, **options: Any) -> None:
-        self.tracker = Tracker(model, **options)
+        self.tracker = Tracker(view(model), **options)
         self.model = model
-        self.passes: list[Here] = []
+        self.passes: list[PassPosition] = []
 
     def __enter__(self) -> "Followed":
         def note(pattern: Tensor, hook: Any) -> None:
-            self.passes.append(self.tracker.here)
+            self.passes.append(self.tracker.position)
 
         hooks = [*self.tracker.hooks(), (hook_name("pattern", 1), note)]
-        self.contexts = (self.tracker.watch(self.model), self.model.hooks(fwd_hooks=hooks))
+        self.contexts = (self.tracker.watch(), self.model.hooks(fwd_hooks=hooks))
         for context in self.contexts:
             context.__enter__()
         return self
@@ -99,11 +103,11 @@ class Followed:
             context.__exit__(None, None, None)
 
     @property
-    def last(self) -> Here:
+    def last(self) -> PassPosition:
         return self.passes[-1]
 
 
-def check(place: Here, trace: Trace, row: int = 0, pads: int = 0) -> None:
+def check(place: PassPosition, trace: Trace, row: int = 0, pads: int = 0) -> None:
     size = place.segment.shape[1] - pads
     assert place.segment[row, :pads].tolist() == [PADDING] * pads
     assert torch.equal(place.segment[row, pads:], trace.segment_of_token[:size])
@@ -220,17 +224,17 @@ class TestKnownTraces:
         self, monkeypatch: pytest.MonkeyPatch, qwen2: Any, trace: Trace
     ) -> None:
         monkeypatch.setattr(qwen2, "tokenizer", None)
-        tracker = Tracker(qwen2, trace=trace)
+        tracker = Tracker(view(qwen2), trace=trace)
         with torch.no_grad():
             qwen2.run_with_hooks(trace.tokens, fwd_hooks=tracker.hooks())
-        check(tracker.here, trace)
+        check(tracker.position, trace)
 
     def test_embeddings_in_place_of_tokens_suffice(self, qwen2: Any, trace: Trace) -> None:
         """A known trace is followed by its length alone."""
-        tracker = Tracker(qwen2, trace=trace)
+        tracker = Tracker(view(qwen2), trace=trace)
         with torch.no_grad():
             qwen2.run_with_hooks(torch.zeros_like(trace.tokens), fwd_hooks=tracker.hooks())
-        check(tracker.here, trace)
+        check(tracker.position, trace)
 
 
 class TestReplay:
@@ -245,11 +249,11 @@ class TestReplay:
         with Followed(qwen2) as padded:
             cached(qwen2, torch.cat([pad, trace.tokens], dim=1), [40], [pads])
         (row,) = padded.tracker.rows
-        assert (row.pads, padded.tracker.token_ids(row)) == (pads, trace.token_ids.tolist())
+        assert (row.pads, row.token_ids) == (pads, trace.token_ids.tolist())
         replay = Replay(row, torch.device("cpu"))
         for place, chunk in zip(alone.passes, chunks, strict=True):
             replay.move(place.start, place.start + chunk)
-            again = replay.here
+            again = replay.position
             assert torch.equal(again.segment, place.segment)
             assert torch.equal(
                 again.step[:, trace.prompt_length :], place.step[:, trace.prompt_length :]
@@ -258,22 +262,21 @@ class TestReplay:
             assert again.step_starts == place.step_starts
             if place is not alone.passes[-1]:  # the end of the trace holds no step open
                 assert again.open_steps == place.open_steps
-        assert replay.hooks() == []
 
     def test_before_the_first_step(self, qwen2: Any, trace: Trace) -> None:
         with Followed(qwen2) as followed:
             teacher_forced(qwen2, trace.tokens)
         replay = Replay(followed.tracker.rows[0], torch.device("cpu"))
         with pytest.raises(TrackingError):
-            _ = replay.here
+            _ = replay.position
         replay.move(0, trace.question.stop)
-        assert (replay.here.open_steps, replay.here.reasoning) == ((None,), False)
+        assert (replay.position.open_steps, replay.position.reasoning) == ((None,), False)
 
     def test_a_known_traces_tokens(self, qwen2: Any, trace: Trace) -> None:
-        tracker = Tracker(qwen2, trace=trace)
+        tracker = Tracker(view(qwen2), trace=trace)
         with torch.no_grad():
             qwen2.run_with_hooks(trace.tokens[:, :50], fwd_hooks=tracker.hooks())
-        assert tracker.token_ids(tracker.rows[0]) == trace.token_ids[:50].tolist()
+        assert tracker.rows[0].token_ids == trace.token_ids[:50].tolist()
 
 
 class TestPasses:
@@ -330,13 +333,13 @@ class TestPasses:
 class TestErrors:
     def test_nothing_was_run(self, model: Any) -> None:
         with pytest.raises(TrackingError, match="no forward pass has reached the first attention"):
-            _ = Tracker(model).here
+            _ = Tracker(view(model)).position
 
     def test_a_stopped_pass_does_not_move_on(self, model: Any, trace: Trace) -> None:
         with Followed(model) as followed, torch.no_grad():
             model.run_with_hooks(trace.tokens, fwd_hooks=[], stop_at_layer=0)
             with pytest.raises(TrackingError):
-                _ = followed.tracker.here
+                _ = followed.tracker.position
             teacher_forced(model, trace.tokens)
         check(followed.last, trace)
 
@@ -345,7 +348,7 @@ class TestErrors:
         with Followed(model):
             decoding(trace.tokens[:, :5])
             teacher_forced(model, trace.tokens[:, 1:4])
-            keys = 5 + 1 if attention_window(model, 0) is None else 6
+            keys = 5 + 1 if view(model).attention_window(0) is None else 6
             message = f"layer 0 attends to {keys} keys from 1 new tokens, but 3 earlier tokens"
             with pytest.raises(TrackingError, match=re.escape(message)):
                 decoding(trace.tokens[:, 5:6])

@@ -16,15 +16,15 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from stepflow_tl.interventions import StepFlow, UniformPriorBridge
-from stepflow_tl.interventions.uniform_prior_bridge import towards_uniform
+from stepflow_tl.interventions.uniform_prior_bridge import toward_uniform
 from stepflow_tl.models.layers import resolve_layers
-from stepflow_tl.models.view import hook_name
+from stepflow_tl.models.sites import hook_name
 from stepflow_tl.traces.trace import Trace
 
 
 def flatten(row: list[float], strength: float) -> list[float]:
     pattern = torch.tensor(row, dtype=torch.float64).view(1, 1, 1, -1)
-    flat = towards_uniform(pattern, torch.ones(1, 1, dtype=torch.bool), strength=strength)
+    flat = toward_uniform(pattern, torch.ones(1, 1, dtype=torch.bool), strength=strength)
     return flat.pattern.flatten().tolist()
 
 
@@ -69,17 +69,17 @@ class TestTheMap:
     @pytest.mark.parametrize("row", [[0.0, 0.0, 0.0], [0.0, 0.7, 0.0], [1e-45, 0.5, 0.0]])
     def test_rows_with_nothing_to_move_are_left_alone(self, row: list[float]) -> None:
         pattern = torch.tensor(row).view(1, 1, 1, -1)
-        flat = towards_uniform(pattern, torch.ones(1, 1, dtype=torch.bool), strength=1.0)
+        flat = toward_uniform(pattern, torch.ones(1, 1, dtype=torch.bool), strength=1.0)
         assert torch.equal(flat.pattern, pattern)
         assert not flat.changed.any()
         assert flat.before.item() == flat.after.item() == 0.0
 
     def test_entropies(self) -> None:
         pattern = torch.tensor([0.4, 0.4, 0.0]).view(1, 1, 1, -1)
-        flat = towards_uniform(pattern, torch.ones(1, 1, dtype=torch.bool), strength=1.0)
+        flat = toward_uniform(pattern, torch.ones(1, 1, dtype=torch.bool), strength=1.0)
         assert flat.before.item() == pytest.approx(math.log(2))
         uneven = torch.tensor([0.7, 0.1, 0.2]).view(1, 1, 1, -1)
-        flat = towards_uniform(uneven, torch.ones(1, 1, dtype=torch.bool), strength=1.0)
+        flat = toward_uniform(uneven, torch.ones(1, 1, dtype=torch.bool), strength=1.0)
         assert flat.before.item() < flat.after.item() < math.log(3)
 
     def test_gradients_are_finite_and_right(self) -> None:
@@ -90,17 +90,17 @@ class TestTheMap:
 
         def of(values: Tensor) -> Tensor:
             full = torch.zeros_like(pattern).index_put(positions, values)
-            return towards_uniform(full, rows, strength=0.5).pattern
+            return toward_uniform(full, rows, strength=0.5).pattern
 
         assert torch.autograd.gradcheck(of, free)
         tiny = torch.tensor([1e-42, 1e-20, 0.9, 0.0]).view(1, 1, 1, -1).requires_grad_()
-        towards_uniform(tiny, rows[:, :1], strength=0.5).pattern.square().sum().backward()
+        toward_uniform(tiny, rows[:, :1], strength=0.5).pattern.square().sum().backward()
         assert tiny.grad.isfinite().all()
 
     def test_other_rows_and_half_precision(self) -> None:
         pattern = torch.rand(2, 3, 4, 5).softmax(-1).to(torch.bfloat16)
         rows = torch.tensor([[True, False, False, True], [False] * 4])
-        flat = towards_uniform(pattern, rows, strength=3.0)
+        flat = toward_uniform(pattern, rows, strength=3.0)
         assert flat.pattern.dtype == torch.bfloat16
         left = ~rows[:, None].expand(2, 3, 4)
         assert torch.equal(flat.pattern[left], pattern[left])

@@ -8,18 +8,17 @@ from helpers import HAS_HOOKED, encode, hooked_from
 
 from stepflow_tl import Decoding, OddsEqualBridge, StepMapError, Trace, generate, step_saliency
 from stepflow_tl.errors import GenerationError
-from stepflow_tl.models.context import context_length
+from stepflow_tl.models.context import context_length_of
 from stepflow_tl.models.loading import load_model
+from stepflow_tl.models.view import view
 from stepflow_tl.tasks.strategies import Plain
 
 QUESTION = "Tom has 3 pens. He buys 4 more."
 
 
 def config(positions, rope=None):
-    """A Hugging Face model by its configuration alone."""
-    text = SimpleNamespace(max_position_embeddings=positions, rope_parameters=rope)
-    inner = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: text))
-    return SimpleNamespace(original_model=inner)
+    """A decoder's configuration."""
+    return SimpleNamespace(max_position_embeddings=positions, rope_parameters=rope)
 
 
 def scaled(kind, factor, before):
@@ -45,7 +44,7 @@ def scaled(kind, factor, before):
     ],
 )
 def test_the_length_is_what_scaling_allows(positions, rope, length):
-    assert context_length(config(positions, rope)) == length
+    assert context_length_of(config(positions, rope)) == length
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama", *(["hooked"] if HAS_HOOKED else [])])
@@ -57,7 +56,7 @@ def short(request, tiny_folder):
 
 
 def test_the_length_of_each_model_class(short):
-    assert context_length(short) == 40
+    assert view(short).context_length == 40
 
 
 def test_what_does_not_fit_is_refused_before_decoding(short):
@@ -98,7 +97,6 @@ def test_strategies_cut(short):
         short,
         [QUESTION],
         Decoding(max_new_tokens=500, chat=False, format="plain"),
-        seed=0,
         same_answer=str.__eq__,
     )
     assert (len(attempt.trace), attempt.trace.metadata["cut"]) == (40, "context")

@@ -22,7 +22,7 @@ from stepflow_tl import (
     load_model,
     step_saliency,
 )
-from stepflow_tl.models.view import input_device, weights_hash
+from stepflow_tl.models.view import view
 from stepflow_tl.traces.trace import Trace
 
 BOOT_OPTIONS = inspect.signature(TransformerBridge.boot_transformers).parameters
@@ -100,7 +100,7 @@ class TestTwoDevices:
             with FLOW.attach(model) as run:
                 assert generate(model, QUESTIONS, **ASK) == traces
             assert run.actions > 0
-            assert weights_hash(model) == weights_hash(whole)
+            assert view(model).weights_hash() == view(whole).weights_hash()
             assert_same_maps(model, whole, trace, SETTINGS)
 
     @pytest.mark.parametrize("where", WHERE)
@@ -174,13 +174,13 @@ class TestOnTheDisk:
             return
         model = load_model(folder, **placed)
         assert any(parameter.is_meta for parameter in model.parameters())
-        assert input_device(model) == torch.device("cpu")
+        assert view(model).device == torch.device("cpu")
         assert torch.equal(teacher_forced(model, trace.tokens), teacher_forced(whole, trace.tokens))
         with FLOW.attach(whole):
             traces = generate(whole, QUESTIONS, **ASK)
         with FLOW.attach(model):
             assert generate(model, QUESTIONS, **ASK) == traces
-        assert weights_hash(model) == weights_hash(whole)
+        assert view(model).weights_hash() == view(whole).weights_hash()
         assert_same_maps(model, whole, trace, SETTINGS)
 
     def test_a_plain_model(self, folder: Path, whole: Any, trace: Trace, tmp_path: Path) -> None:

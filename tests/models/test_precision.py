@@ -23,10 +23,10 @@ from stepflow_tl import (
     load_model,
     step_saliency,
 )
-from stepflow_tl.interventions.decoder_hooks import attend_through
-from stepflow_tl.interventions.odds_equal_bridge import equalise_odds
+from stepflow_tl.interventions.odds_equal_bridge import equalize_odds
 from stepflow_tl.interventions.position import Groups
-from stepflow_tl.models.view import heads_to_residual, weights_hash
+from stepflow_tl.models.decoder_hooks import attend_through
+from stepflow_tl.models.view import view
 from stepflow_tl.models.weights import is_quantised
 from stepflow_tl.saliency import NonFiniteError, token_saliency
 from stepflow_tl.saliency.rules import gain_of, objective_weights
@@ -117,8 +117,8 @@ class TestTheBridgesArithmetic:
         bridge = torch.tensor([[[True, True, False, False]] * 3])
         sizes = torch.full((1, 3), 2.0)
         groups = Groups(bridge, ~bridge, sizes, sizes)
-        found = equalise_odds(pattern, groups, tau_max=0.7)
-        exact = equalise_odds(pattern.float(), groups, tau_max=0.7)
+        found = equalize_odds(pattern, groups, tau_max=0.7)
+        exact = equalize_odds(pattern.float(), groups, tau_max=0.7)
         assert found.pattern.dtype == torch.float16 and found.before.dtype == torch.float32
         assert torch.equal(found.pattern, exact.pattern.half())
 
@@ -127,7 +127,7 @@ class TestTheBridgesArithmetic:
         pattern[0, 0, 1, 3] = float("nan")
         bridge = torch.tensor([[[True, False, False, False]] * 2])
         groups = Groups(bridge, ~bridge, torch.ones(1, 2), torch.full((1, 2), 3.0))
-        result = equalise_odds(pattern, groups, tau_max=0.9)
+        result = equalize_odds(pattern, groups, tau_max=0.9)
         assert result.pattern[0, 0, 0].isfinite().all()
         assert result.pattern[0, 0, 1].isnan().any()
         assert result.before[0, 0, 1].isnan()
@@ -323,17 +323,17 @@ class TestPackedWeights:
     ) -> None:
         folder = tiny_folder("qwen2")
         z = torch.randn(3, 4, 8)
-        expected = heads_to_residual(qwen2, 1, z)
+        expected = view(qwen2).heads_to_residual(1, z)
         for model in (packed(folder), load_model(folder, hf_model=packed(folder))):
-            found = heads_to_residual(model, 1, z)
+            found = view(model).heads_to_residual(1, z)
             torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
 
     def test_the_hash_knows_scales(self, tiny_folder: Callable[..., Path]) -> None:
         model = packed(tiny_folder("qwen2"))
-        before = weights_hash(model)
-        assert weights_hash(packed(tiny_folder("qwen2"))) == before
+        before = view(model).weights_hash()
+        assert view(packed(tiny_folder("qwen2"))).weights_hash() == before
         model.model.layers[1].mlp.up_proj.scale[0] *= 2
-        assert weights_hash(model) != before
+        assert view(model).weights_hash() != before
 
     def test_layers_that_give_no_gradient_are_named(
         self, tiny_folder: Callable[..., Path], trace: Trace
@@ -372,9 +372,8 @@ class TestPackedWeights:
         with FLOW.attach(model) as run:
             generate(model, QUESTIONS, **ASK)
         assert run.actions > 0
-        assert weights_hash(model) == weights_hash(
-            load_model(folder, hf_model=packed(folder, make))
-        )
+        again = load_model(folder, hf_model=packed(folder, make))
+        assert view(model).weights_hash() == view(again).weights_hash()
         with pytest.raises(StepMapError, match="a gradient goes through, got Linear"):
             step_saliency(model, trace)
 
@@ -402,5 +401,5 @@ def test_bitsandbytes(
         assert found.isfinite().all() and found.abs().max() > 0
     hooked, fused = (step_saliency(model, trace, backend=b).scores for b in ("hooks", "fused"))
     assert float((hooked - fused).abs().max() / hooked.abs().max()) < 0.2
-    assert heads_to_residual(model, 1, torch.randn(3, 4, 16)).isfinite().all()
-    assert len(weights_hash(model)) == 16
+    assert view(model).heads_to_residual(1, torch.randn(3, 4, 16)).isfinite().all()
+    assert len(view(model).weights_hash()) == 16

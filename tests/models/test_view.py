@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,23 +14,11 @@ import torch
 from helpers import cached, hooks_of, teacher_forced
 from transformer_lens.model_bridge import TransformerBridge
 
+from stepflow_tl.decoding.batch import pad_token_id
 from stepflow_tl.errors import ModelError
 from stepflow_tl.models.loading import load_model
-from stepflow_tl.models.view import (
-    attention_window,
-    decode,
-    detach_cache,
-    heads_to_residual,
-    hook_name,
-    model_name,
-    n_layers,
-    only_hooks,
-    pad_token_id,
-    run_cached,
-    score_scale,
-    score_softcap,
-    tokenizer_of,
-)
+from stepflow_tl.models.sites import hook_name
+from stepflow_tl.models.view import view
 from stepflow_tl.traces.trace import Trace
 
 
@@ -94,15 +83,18 @@ class TestLoading:
         assert next(tiny("qwen2").parameters()).dtype == torch.float32
 
     def test_a_folder_gives_the_name(self, qwen2: Any) -> None:
-        assert model_name(qwen2) == "qwen2"
-        assert n_layers(qwen2) == 4
+        assert view(qwen2).name == "qwen2"
+        assert view(qwen2).n_layers == 4
 
     def test_a_model_without_tokenizer(self) -> None:
-        class Bare:
-            tokenizer = None
-
+        bare = SimpleNamespace(original_model=None, tokenizer=None)
         with pytest.raises(ModelError, match="has no tokenizer: set model.tokenizer"):
-            tokenizer_of(Bare())
+            _ = view(bare).tokenizer
+
+    @pytest.mark.parametrize("stranger", [None, "reasoner", torch.nn.Identity()])
+    def test_no_model(self, stranger: Any) -> None:
+        with pytest.raises(ModelError, match="a Hugging Face decoder, got"):
+            view(stranger)
 
 
 def test_hooks_have_the_documented_names_and_shapes(model: Any, trace: Trace) -> None:
@@ -142,10 +134,10 @@ def test_scores_are_scaled_queries_and_keys(model: Any, trace: Trace) -> None:
             trace.tokens, fwd_hooks=[(hook_name(site, 1), keep(site)) for site in sites]
         )
     keys = seen["rot_k"].repeat_interleave(2, dim=2)
-    scores = torch.einsum("bqhd,bkhd->bhqk", seen["rot_q"], keys) * score_scale(model, 1)
+    scores = torch.einsum("bqhd,bkhd->bhqk", seen["rot_q"], keys) * view(model).score_scale(1)
     visible = torch.ones(len(trace), len(trace)).tril().bool()
     torch.testing.assert_close(scores[0, :, visible], seen["attn_scores"][0, :, visible])
-    assert score_softcap(model, 1) is None
+    assert view(model).score_softcap(1) is None
 
 
 def test_heads_to_residual_leaves_the_bias_out(model: Any, trace: Trace) -> None:
@@ -163,24 +155,24 @@ def test_heads_to_residual_leaves_the_bias_out(model: Any, trace: Trace) -> None
             fwd_hooks=[(hook_name("z", 1), keep), ("blocks.1.hook_attn_out", keep_out)],
         )
         z, out = seen["z"][0], seen["out"][0]
-        change = heads_to_residual(model, 1, z[:5] - z[5:10])
+        change = view(model).heads_to_residual(1, z[:5] - z[5:10])
     torch.testing.assert_close(change, out[:5] - out[5:10], atol=1e-5, rtol=1e-4)
 
 
 def test_windows(model: Any, gpt_oss: Any) -> None:
     if model is gpt_oss:
-        assert [attention_window(model, layer) for layer in range(4)] == [8, None, 8, None]
+        assert [view(model).attention_window(layer) for layer in range(4)] == [8, None, 8, None]
     else:
-        assert [attention_window(model, layer) for layer in range(4)] == [None] * 4
+        assert [view(model).attention_window(layer) for layer in range(4)] == [None] * 4
 
 
 def test_a_window_that_is_configured_but_off(tiny_folder: Callable[..., Path]) -> None:
     off = load_model(tiny_folder("qwen2", sliding_window=8, use_sliding_window=False))
-    assert [attention_window(off, layer) for layer in range(4)] == [None] * 4
+    assert [view(off).attention_window(layer) for layer in range(4)] == [None] * 4
     on = load_model(
         tiny_folder("qwen2", sliding_window=8, use_sliding_window=True, max_window_layers=2)
     )
-    assert [attention_window(on, layer) for layer in range(4)] == [None, None, 8, 8]
+    assert [view(on).attention_window(layer) for layer in range(4)] == [None, None, 8, 8]
 
 
 def test_decode_step_by_step_gives_the_logits_of_one_pass(model: Any, trace: Trace) -> None:
@@ -190,14 +182,14 @@ def test_decode_step_by_step_gives_the_logits_of_one_pass(model: Any, trace: Tra
     for size in (10, 6, 1, 1, 1, 1):
         at += size
         with torch.no_grad():
-            logits, cache = decode(
-                model, tokens[:, at - size : at], torch.ones(1, at, dtype=torch.long), cache
+            logits, cache = view(model).decode(
+                tokens[:, at - size : at], torch.ones(1, at, dtype=torch.long), cache
             )
         torch.testing.assert_close(logits, whole[:, at - 1], atol=2e-4, rtol=1e-4)
 
 
 def test_decode_with_left_padding(model: Any, trace: Trace) -> None:
-    pad = pad_token_id(model)
+    pad = pad_token_id(model.tokenizer)
     short, whole = trace.tokens[:, :12], trace.tokens[:, :20]
     padded = torch.cat([torch.full((1, 8), pad), short], dim=1)
     logits = cached(model, torch.cat([whole, padded]), [18], pads=[0, 8])
@@ -208,15 +200,15 @@ def test_decode_with_left_padding(model: Any, trace: Trace) -> None:
 def test_a_detached_cache_keeps_its_values_and_no_graph(model: Any, trace: Trace) -> None:
     tokens, mask = trace.tokens[:, :20], torch.ones(1, 20, dtype=torch.long)
     whole = teacher_forced(model, tokens)
-    first, cache = run_cached(model, tokens[:, :12], mask[:, :12], None)
+    first, cache = view(model).run_cached(tokens[:, :12], mask[:, :12], None)
     assert first.requires_grad
-    detach_cache(cache)
+    view(model).detach(cache)
     hooks = [(hook_name("embed"), lambda x, hook: x.detach())]
     flags = [parameter.requires_grad for parameter in model.parameters()]
     model.requires_grad_(False)
     try:
         with model.hooks(fwd_hooks=hooks):
-            second, _ = run_cached(model, tokens[:, 12:], mask, cache)
+            second, _ = view(model).run_cached(tokens[:, 12:], mask, cache)
     finally:
         for parameter, flag in zip(model.parameters(), flags, strict=True):
             parameter.requires_grad_(flag)
@@ -241,7 +233,7 @@ class TestOnlyHooks:
 
         with model.hooks(fwd_hooks=[(hook_name("z", 1), zero)]):
             before = hooks_of(model)
-            with only_hooks(model, [(hook_name("z", 1), note("inner"))]):
+            with view(model).only_hooks([(hook_name("z", 1), note("inner"))]):
                 torch.testing.assert_close(teacher_forced(model, trace.tokens), plain)
             assert hooks_of(model) == before
             assert seen == ["inner"]
@@ -259,9 +251,9 @@ class TestOnlyHooks:
             raise error("stop")
 
         def run_again(x: torch.Tensor, hook: Any) -> None:
-            with only_hooks(model, []):
+            with view(model).only_hooks([]):
                 inner.append(model(trace.tokens[:, :9], return_type="logits"))
-            with pytest.raises(error), only_hooks(model, [(hook_name("z", 2), fail)]):
+            with pytest.raises(error), view(model).only_hooks([(hook_name("z", 2), fail)]):
                 model(trace.tokens[:, :9])
 
         plain = teacher_forced(model, trace.tokens)

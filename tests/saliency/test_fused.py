@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from stepflow_tl.interventions import StepFlow
-from stepflow_tl.models.huggingface import decoder_layers
-from stepflow_tl.models.view import hook_name
+from stepflow_tl.models.decoder import decoder_layers
+from stepflow_tl.models.sites import hook_name
 from stepflow_tl.saliency import attention, probe, step_saliency, token_saliency
 from stepflow_tl.traces.trace import Trace
 

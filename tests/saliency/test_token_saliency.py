@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stepflow_tl.errors import ModelError
 from stepflow_tl.interventions import OddsEqualBridge, StepFlow, StepMomentum
-from stepflow_tl.models.view import hook_name
+from stepflow_tl.models.sites import hook_name
 from stepflow_tl.saliency import step_saliency, token_saliency
 from stepflow_tl.traces.trace import Trace
 

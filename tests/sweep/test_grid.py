@@ -104,7 +104,7 @@ def test_layers_that_python_thinks_equal_are_different_settings():
 @pytest.mark.parametrize("layers", LAYERS, ids=str)
 def test_a_spec_makes_the_same_flow_again(layers):
     flow = StepFlow(
-        OddsEqualBridge(tau_max=1, layers=layers, bridge="question"),
+        OddsEqualBridge(tau_max=1, layers=layers, keys="question"),
         StepMomentum(alpha=0.06, layers=layers, window="step"),
         StepMomentum(alpha=-1, layers="deep", window=7, boundaries="all"),
     )

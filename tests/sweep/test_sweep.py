@@ -325,7 +325,7 @@ def test_the_hash_depends_on_what_decides_a_result():
         _one_hash(),
         _one_hash(flow=[OddsEqualBridge(tau_max=0.2)]),
         _one_hash(flow=[OddsEqualBridge(layers="deep")]),
-        _one_hash(flow=[OddsEqualBridge(bridge="question")]),
+        _one_hash(flow=[OddsEqualBridge(keys="question")]),
         _one_hash(flow=[OddsEqualBridge(), StepMomentum()]),
         _one_hash(seed=1),
         _one_hash(problem=("Tom has 4 pens.", "2")),

@@ -30,7 +30,6 @@ def test_each_question_may_have_a_vote_of_its_own(model):
         model,
         QUESTIONS,
         SAMPLED,
-        seed=0,
         same_answer=[lambda a, b: True, lambda a, b: False],
         read_answer=[lambda parts, seen=seen: seen.append(parts) or "x" for seen in asked],
     )
@@ -52,7 +51,7 @@ def answering(tokenizer, *answers: str | None) -> list[Trace]:
 
 
 def solve(strategy, model, decoding=GREEDY, questions=QUESTIONS, seed=0) -> list[Attempt]:
-    return strategy.solve(model, questions, decoding, seed=seed, same_answer=same)
+    return strategy.solve(model, questions, replace(decoding, seed=seed), same_answer=same)
 
 
 def responses(attempts: list[Attempt]) -> list[list[int]]:

@@ -5,7 +5,6 @@ here each is asked by its own way, on texts with delimiters split over tokens, n
 missing, and in the question.
 """
 
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -18,9 +17,9 @@ from torch import Tensor
 from stepflow_tl import Trace, generate
 from stepflow_tl.decoding.budget import ForcedRow, Plans, ThinkingBudget
 from stepflow_tl.decoding.stopping import StoppedRow
-from stepflow_tl.interventions.position import Here
+from stepflow_tl.interventions.position import PassPosition
 from stepflow_tl.interventions.tracker import Tracker
-from stepflow_tl.models.huggingface import is_huggingface
+from stepflow_tl.models.view import view
 from stepflow_tl.tasks.grading import grade_number
 from stepflow_tl.traces.formats import AUTO_FORMAT, PLAIN, THINK, Format, named_format
 from stepflow_tl.traces.reader import TraceReader, end_token_ids, read_response
@@ -77,7 +76,7 @@ class Scripted:
         self.scripts, self.vocabulary, self.end = scripts, vocabulary, end
         self.passes = 0
 
-    def __call__(self, model: Any, tokens: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, None]:
+    def __call__(self, tokens: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, None]:
         said = [
             script[self.passes] if self.passes < len(script) else self.end
             for script in self.scripts
@@ -95,12 +94,11 @@ def model(request: pytest.FixtureRequest) -> Any:
     return model
 
 
-def followed(model: Any, ids: list[int], tracker: Tracker) -> Here:
+def followed(model: Any, ids: list[int], tracker: Tracker) -> PassPosition:
     """Where a tracker of one's own stands after the tokens."""
-    hooks = nullcontext() if is_huggingface(model) else model.hooks(fwd_hooks=tracker.hooks())
-    with torch.no_grad(), tracker.watch(model), hooks:
+    with torch.no_grad(), tracker.watch(), view(model).hooks(tracker.hooks()):
         model(torch.tensor([ids]))
-    return tracker.here
+    return tracker.position
 
 
 def check(model: Any, ids: list[int], length: int, form: Format | str, trace: Trace) -> None:
@@ -139,7 +137,7 @@ def check(model: Any, ids: list[int], length: int, form: Format | str, trace: Tr
     elif not trace.parts.expected:
         assert stopped == ("Q:" in trace.parts.thinking)
 
-    here = followed(model, ids, Tracker(model, format=form, prompt_length=length))
+    here = followed(model, ids, Tracker(view(model), format=form, prompt_length=length))
     ended = next((i for i in range(length, len(ids)) if ids[i] in ends), len(ids))
     assert here.segment[0, :ended].tolist() == trace.segment_of_token[:ended].tolist()
     assert here.step[0].tolist() == trace.step_of_token.tolist()
@@ -160,13 +158,13 @@ def test_everyone_reads_one_response_alike(
     scripts = [encode(tokenizer, text) for text in (response, second)]
     decode = Scripted(scripts, len(tokenizer), tokenizer.eos_token_id)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("stepflow_tl.decoding.generation.decode", decode)
+        patched.setattr("stepflow_tl.models.base.ModelView.decode", decode)
         traces = generate(
             model,
             [f"Q {question}", "Why?"],
             chat=TEMPLATES[template] is not None,
             format=form,
-            max_new_tokens=120,
+            max_new_tokens=400,
         )
     for trace, script in zip(traces, scripts, strict=True):
         ids = trace.token_ids.tolist()
@@ -211,7 +209,7 @@ def test_stop_strings_count_where_the_answer_is(qwen2: Any, form: str) -> None:
     response = "<think>\nQ: one.\n\nQ: two.</think>\n\n Q: three. Q: four."
     decode = Scripted([encode(tokenizer, response)], len(tokenizer), tokenizer.eos_token_id)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("stepflow_tl.decoding.generation.decode", decode)
+        patched.setattr("stepflow_tl.models.base.ModelView.decode", decode)
         trace = generate(qwen2, "Why?", chat=False, format=form, stop="Q:", max_new_tokens=100)
     assert trace.parts.answer == "Q:"
     assert (trace.ended, trace.closed) == (False, True)
@@ -225,11 +223,11 @@ class TestRows:
         return Rows.of_prompts(qwen2.tokenizer, prompts, THINK, pad_id=0)
 
     def run(self, qwen2: Any, rows: Rows, ids: list[list[int]]) -> Tracker:
-        tracker = Tracker(qwen2)
+        tracker = Tracker(view(qwen2))
         with (
             torch.no_grad(),
             publish(qwen2, rows),
-            tracker.watch(qwen2),
+            tracker.watch(),
             qwen2.hooks(fwd_hooks=tracker.hooks()),
         ):
             qwen2(torch.tensor(ids), return_type="logits")
@@ -241,7 +239,7 @@ class TestRows:
         rows.select([2, 0])
         tracker = self.run(qwen2, rows, [columns[2], columns[0]])
         assert [row.columns for row in tracker.rows] == [columns[2], columns[0]]
-        assert tracker.here.segment.shape[0] == 2
+        assert tracker.position.segment.shape[0] == 2
 
     @pytest.mark.parametrize("order", [[1, 0], [0], [0, 0]])
     def test_an_unannounced_change_is_refused(self, qwen2: Any, order: list[int]) -> None:
@@ -270,19 +268,19 @@ class TestRows:
 
     def test_rows_of_another_model_are_not_taken(self, qwen2: Any, gpt_oss: Any) -> None:
         rows = self.rows(qwen2, "Why?<think>")
-        tracker = Tracker(gpt_oss)
+        tracker = Tracker(view(gpt_oss))
         ids = torch.tensor([[1, 2, 3]])
         with (
             torch.no_grad(),
             publish(qwen2, rows),
-            tracker.watch(gpt_oss),
+            tracker.watch(),
             gpt_oss.hooks(fwd_hooks=tracker.hooks()),
         ):
             gpt_oss(ids, return_type="logits")
         assert tracker.rows[0].columns == [1, 2, 3]
 
     def test_labels_of_a_known_trace_have_no_reader(self, qwen2: Any, trace: Trace) -> None:
-        tracker = Tracker(qwen2, trace=trace)
+        tracker = Tracker(view(qwen2), trace=trace)
         with torch.no_grad():
             qwen2.run_with_hooks(trace.tokens, fwd_hooks=tracker.hooks())
         row: Row = tracker.rows[0]

@@ -1,0 +1,129 @@
+"""From edits to hook functions: the one place that knows layers, hooks, ledger and position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from stepflow_tl.interventions.base import Intervention
+from stepflow_tl.interventions.ledger import Ledger
+from stepflow_tl.interventions.position import EditPosition, Follower, PassPosition
+from stepflow_tl.models.base import ModelView
+from stepflow_tl.models.layers import resolve_layers
+from stepflow_tl.models.sites import Hook, Site, hook_name
+
+
+@dataclass(frozen=True)
+class Wired:
+    """One intervention on one model.
+
+    Attributes:
+        item: The intervention.
+        name: Its name in the ledger.
+        layers: The layers that it works on.
+        view: The model.
+        follower: Knows where each pass stands.
+        ledger: Takes what it reports.
+        others: Fresh hooks of the other interventions.
+        memory: What it keeps from pass to pass.
+    """
+
+    item: Intervention
+    name: str
+    layers: tuple[int, ...]
+    view: ModelView
+    follower: Follower
+    ledger: Ledger
+    others: Callable[[Follower], list[Hook]]
+    memory: dict[Any, Any] = field(default_factory=dict)
+
+    def hooks(self) -> list[Hook]:
+        """Its forward hooks, in the order in which a pass reaches them."""
+        hooks = [hook for layer in self.layers for hook in self._layer_hooks(layer)]
+        if type(self.item).prepare is Intervention.prepare:
+            return hooks
+        return [self.view.arrival_hook(lambda arrival: self._prepare()), *hooks]
+
+    def _layer_hooks(self, layer: int) -> list[Hook]:
+        seen: dict[Site, Tensor] = {}
+
+        def see(site: Site, x: Tensor, hook: Any) -> None:
+            seen[site] = x.detach()
+
+        def edit(x: Tensor, hook: Any) -> Tensor | None:
+            position = self.follower.position
+            queries = getattr(hook, "queries", None)  # where a pass is shown part by part
+            if queries is not None:
+                position = position.part(queries.start, queries.stop)
+            new, facts = self.item.edit(x, self._at(position, layer, seen))
+            if facts:
+                self.ledger.add(self.name, layer, **facts)
+            return new
+
+        reading = [(hook_name(site, layer), partial(see, site)) for site in self.item.reads]
+        return [*reading, (hook_name(self.item.site, layer), edit)]
+
+    def _prepare(self) -> None:
+        first = self.layers[0]
+        facts = self.item.prepare(self._at(self.follower.position, first, {}))
+        if facts:
+            self.ledger.add(self.name, first, **facts)
+
+    def _at(self, position: PassPosition, layer: int, seen: dict[Site, Tensor]) -> EditPosition:
+        return EditPosition(
+            **vars(position),
+            layer=layer,
+            layers=self.layers,
+            view=self.view,
+            seen=seen,
+            memory=self.memory,
+            others=self.others,
+        )
+
+
+def hooks_of(
+    interventions: Sequence[Intervention],
+    view: ModelView,
+    follower: Follower,
+    ledger: Ledger,
+) -> list[Hook]:
+    """The forward hooks of interventions that act together, writing to a ledger.
+
+    Raises:
+        ValueError: An intervention names a layer that the model does not have.
+    """
+    hooks: list[Hook] = []
+    for number, (item, name) in enumerate(zip(interventions, names_of(interventions), strict=True)):
+        layers = resolve_layers(item.layers, view.n_layers)
+        for layer in layers:
+            ledger.open(name, layer, item.columns)
+        if not item.is_neutral:
+            rest = [other for i, other in enumerate(interventions) if i != number]
+            others = partial(hooks_of, rest, view, ledger=Ledger())
+            hooks += Wired(item, name, layers, view, follower, ledger, others).hooks()
+    return hooks
+
+
+def first_query(interventions: Sequence[Intervention], follower: Follower) -> int | None:
+    """Of the present pass, the first query whose attention the interventions have to see."""
+    if any(not item.reasoning_only for item in interventions):
+        return 0
+    at = follower.position
+    return at.reasoning_from - at.start if at.reasoning else None
+
+
+def names_of(interventions: Sequence[Intervention]) -> list[str]:
+    """Names in the ledger."""
+    return numbered([item.name for item in interventions])
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """Names, numbered where two share one."""
+    return [
+        f"{name}-{names[:i].count(name) + 1}" if names.count(name) > 1 else name
+        for i, name in enumerate(names)
+    ]

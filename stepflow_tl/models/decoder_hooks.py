@@ -1,0 +1,372 @@
+"""Inside a plain Hugging Face decoder: the hook functions of TransformerLens, without its model.
+
+Such a model has no hook points, and with PyTorch's own attention no attention pattern. So its
+attention modules call a function of ours for a while, which computes the pattern only where a hook
+function wants to see it: in the layers that have one at ``hook_pattern``, and there for the queries
+that are asked for, some of them at a time. All else is left to the model's own attention.
+
+==================== ============================= =============================================
+hook                 shape                         note
+==================== ============================= =============================================
+``hook_resid_pre``   [batch, pos, d_model]
+``attn.hook_v``      [batch, pos, kv_head, d_head] to be read only
+``attn.hook_pattern``  [batch, head, query, key]   the queries of ``hook.queries`` alone
+``attn.hook_z``      [batch, pos, head, d_head]
+``hook_resid_post``  [batch, pos, d_model]
+==================== ============================= =============================================
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from stepflow_tl.errors import ModelError
+from stepflow_tl.models.base import Arrival, FirstQuery
+from stepflow_tl.models.decoder import (
+    AttentionFunction,
+    attention_function,
+    attention_module,
+    decoder_layers,
+    has_attention_function,
+    text_config,
+)
+from stepflow_tl.models.sites import Hook, Site, hook_name
+
+DECODER_SITES: tuple[Site, ...] = ("resid_pre", "v", "pattern", "z", "resid_post")
+
+_ARRIVAL = "arrival"  # name of a hook that sees forward passes
+_IMPLEMENTATIONS = ("sdpa", "eager")
+_TILE = 64  # queries whose patterns are held at a time
+
+Functions = Sequence[Callable[..., Tensor | None]]
+
+
+class InsideHook(NamedTuple):
+    """What a hook function inside a decoder is told, as TransformerLens tells the hook point.
+
+    Attributes:
+        name: Name of the hook point.
+        queries: The queries of the pass that the tensor holds.
+    """
+
+    name: str
+    queries: range
+
+
+class _HookSet:
+    """The hook functions of one `hooks_inside` block."""
+
+    def __init__(self, decoder: Any, hooks: Sequence[Hook], first_query: FirstQuery) -> None:
+        layers = range(len(decoder_layers(decoder)))
+        known = {hook_name(s, layer): (layer, s) for s in DECODER_SITES for layer in layers}
+        self.first_query = first_query
+        self.arrivals = [function for name, function in hooks if name == _ARRIVAL]
+        self.functions: dict[tuple[int, Site], list[Any]] = defaultdict(list)
+        for name, function in hooks:
+            if name == _ARRIVAL:
+                continue
+            if name not in known:
+                raise ModelError(
+                    f"expected hooks at {', '.join(DECODER_SITES)} inside a plain Hugging Face "
+                    f"model, got {name!r}: use a TransformerBridge (stepflow_tl.load_model)"
+                )
+            self.functions[known[name]].append(function)
+
+
+class _Inside:
+    """All hook functions at work in one decoder, block by block in the order of their attaching.
+
+    Attributes:
+        sets: The functions of each block.
+        seen: Number of positions up to the last of the present pass.
+    """
+
+    def __init__(self, decoder: Any) -> None:
+        self.sets: list[_HookSet] = []
+        self._decoder = decoder
+        self._original = _own_attention(decoder)
+        self.seen = 0
+        self._installed = ExitStack()
+
+    def install(self) -> None:
+        layers = decoder_layers(self._decoder)
+        stack = self._installed
+        before = layers[0].register_forward_pre_hook(self._arrive, with_kwargs=True)
+        stack.callback(before.remove)
+        for index, layer in enumerate(layers):
+            before = layer.register_forward_pre_hook(self._before(index), with_kwargs=True)
+            stack.callback(before.remove)
+            stack.callback(layer.register_forward_hook(self._after(index)).remove)
+        masks_of = text_config(self._decoder)._attn_implementation
+        stack.enter_context(attention_function(self._decoder, self, masks_of=masks_of))
+
+    def remove(self) -> None:
+        self._installed.close()
+
+    def functions(self, layer: int, site: Site) -> list[Any]:
+        """The hook functions of a layer's site, of all blocks."""
+        return [f for held in self.sets for f in held.functions.get((layer, site), ())]
+
+    def __call__(
+        self,
+        module: Any,
+        query: Float[Tensor, "batch head query d_head"],
+        key: Float[Tensor, "batch kv_head key d_head"],
+        value: Float[Tensor, "batch kv_head key d_head"],
+        mask: Tensor | None,
+        **options: Any,
+    ) -> tuple[Float[Tensor, "batch query head d_head"], Tensor | None]:
+        """Attend as the model does, through the hook functions of the layer."""
+        layer, queries = getattr(module, "layer_idx", -1), query.shape[2]
+        filled = min(key.shape[2], self.seen)  # a static cache has room for more
+        values = self.functions(layer, "v")
+        if values:  # a copy: a cache may be written to in place
+            new = value[:, :, filled - queries : filled].transpose(1, 2).clone()
+            _through(values, new, InsideHook(hook_name("v", layer), range(queries)))
+        first = self._first_query(layer)
+        if first is not None and first < queries:
+            key, value = key[:, :, :filled], value[:, :, :filled]
+            z = torch.cat(
+                list(self._parts(layer, first, module, query, key, value, mask, **options)), dim=1
+            )
+        else:
+            z = self._original(module, query, key, value, mask, **options)[0]
+        at = InsideHook(hook_name("z", layer), range(queries))
+        return _through(self.functions(layer, "z"), z, at), None
+
+    def _first_query(self, layer: int) -> int | None:
+        """The first query whose pattern some function of a layer wants; None for none."""
+        at: tuple[int, Site] = (layer, "pattern")
+        wanted = (held.first_query() for held in self.sets if held.functions.get(at))
+        return min((query for query in wanted if query is not None), default=None)
+
+    def _parts(
+        self,
+        layer: int,
+        wanted_from: int,
+        module: Any,
+        query: Float[Tensor, "batch head query d_head"],
+        key: Float[Tensor, "batch kv_head key d_head"],
+        value: Float[Tensor, "batch kv_head key d_head"],
+        mask: Tensor | None,
+        **options: Any,
+    ) -> Iterator[Float[Tensor, "batch rows head d_head"]]:
+        """Outputs of the queries whose pattern nobody wants, then of the others, tile by tile."""
+        queries, functions = query.shape[2], self.functions(layer, "pattern")
+
+        def rows(first: int, stop: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+            """Queries, keys, values and mask, as if the pass ended after these queries."""
+            seen = key.shape[2] - queries + stop
+            shown = None if mask is None else mask[:, :, first:stop, :seen]
+            return query[:, :, first:stop], key[:, :, :seen], value[:, :, :seen], shown
+
+        if wanted_from:
+            yield self._original(module, *rows(0, wanted_from), **options)[0]
+        for first in range(wanted_from, queries, _TILE):
+            stop = min(first + _TILE, queries)
+            at = InsideHook(hook_name("pattern", layer), range(first, stop))
+            yield attend_through(functions, *rows(first, stop), hook=at, **options)
+
+    def _arrive(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        stream: Tensor = args[0] if args else kwargs["hidden_states"]
+        cache = kwargs.get("past_key_values")
+        past = 0 if cache is None else int(cache.get_seq_length())
+        batch, queries = stream.shape[:2]
+        self.seen = past + queries
+        for held in self.sets:
+            for see in held.arrivals:
+                see(Arrival(batch, queries, stream.device, past=past, cache=cache))
+
+    def _before(self, layer: int) -> Callable[..., tuple[Any, Any] | None]:
+        def run(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            functions = self.functions(layer, "resid_pre")
+            if not functions:
+                return None
+            stream: Tensor = args[0] if args else kwargs["hidden_states"]
+            at = InsideHook(hook_name("resid_pre", layer), range(stream.shape[1]))
+            stream = _through(functions, stream, at)
+            if args:
+                return (stream, *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": stream}
+
+        return run
+
+    def _after(self, layer: int) -> Callable[..., Any]:
+        def run(module: nn.Module, args: Any, output: Any) -> Any:
+            functions = self.functions(layer, "resid_post")
+            if not functions:
+                return None
+            stream: Tensor = output if isinstance(output, Tensor) else output[0]
+            at = InsideHook(hook_name("resid_post", layer), range(stream.shape[1]))
+            stream = _through(functions, stream, at)
+            return stream if isinstance(output, Tensor) else (stream, *output[1:])
+
+        return run
+
+
+_at_work: WeakKeyDictionary[Any, _Inside] = WeakKeyDictionary()
+
+
+@contextmanager
+def hooks_inside(decoder: Any, hooks: Sequence[Hook], first_query: FirstQuery) -> Iterator[None]:
+    """Inside, a plain Hugging Face model runs these hook functions; blocks nest.
+
+    Args:
+        decoder: The model; its attention implementation is "sdpa" or "eager".
+        hooks: Pairs of a TransformerLens hook name and a function, at the sites named above.
+        first_query: Of each pass, the first query whose pattern the functions want to see.
+
+    Raises:
+        ModelError: The model, its attention implementation or a hook is none that this can serve.
+    """
+    inside = _at_work.get(decoder)
+    fresh = _Inside(decoder) if inside is None else inside
+    held = _HookSet(decoder, hooks, first_query)
+    if inside is None:
+        fresh.install()
+        _at_work[decoder] = fresh
+    fresh.sets.append(held)
+    try:
+        yield
+    finally:
+        fresh.sets.remove(held)
+        if not fresh.sets:
+            del _at_work[decoder]
+            fresh.remove()
+
+
+@contextmanager
+def only_hooks_inside(decoder: Any, hooks: Sequence[Hook]) -> Iterator[None]:
+    """Inside, a plain Hugging Face model runs these hook functions and none of other blocks."""
+    embedding = decoder.get_input_embeddings()
+    watchers, inside = embedding._forward_pre_hooks, _at_work.get(decoder)
+    outer = ([], 0) if inside is None else (inside.sets, inside.seen)
+    try:
+        embedding._forward_pre_hooks = type(watchers)()
+        if inside is not None:
+            inside.sets = [_HookSet(decoder, [], lambda: None)]  # so that it stays installed
+        with hooks_inside(decoder, hooks, lambda: 0):
+            yield
+    finally:
+        embedding._forward_pre_hooks = watchers
+        if inside is not None:
+            inside.sets, inside.seen = outer
+
+
+def hooks_at_work(decoder: Any) -> list[str]:
+    """Names of the hook points at which functions are at work in a decoder."""
+    inside = _at_work.get(decoder)
+    sets = [] if inside is None else inside.sets
+    return [hook_name(site, layer) for held in sets for layer, site in held.functions]
+
+
+def arrival_hook(see: Callable[[Arrival], None]) -> Hook:
+    """A hook that tells each forward pass that reaches the first layer, before all others there."""
+    return _ARRIVAL, see
+
+
+def attend_through(
+    functions: Functions,
+    query: Float[Tensor, "batch head query d_head"],
+    key: Float[Tensor, "batch kv_head key d_head"],
+    value: Float[Tensor, "batch kv_head key d_head"],
+    mask: Float[Tensor, "#batch #head query key"] | Bool[Tensor, "#batch #head query key"] | None,
+    *,
+    hook: InsideHook | None = None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Float[Tensor, "head"] | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> Float[Tensor, "batch query head d_head"]:
+    """Attention whose pattern goes through hook functions, computed in float32 or wider.
+
+    Args:
+        functions: Take and may replace the pattern [batch, head, query, key].
+        query: The queries, the last ones of those so far.
+        key: The keys up to the last query, not repeated over the query heads of a group.
+        value: The values, likewise.
+        mask: What is added to the scores, or which keys are seen; None for all up to the query.
+        hook: What the functions are told.
+        scaling: Factor of the scores; None for d_head^-0.5.
+        softcap: Bound of the scores.
+        s_aux: Attention sinks: each head's logit of an extra key without a value.
+        dropout: Share of the pattern to drop.
+    """
+    batch, heads, queries, d_head = query.shape
+    grouped = query.reshape(batch, key.shape[1], -1, d_head)
+    exact = torch.promote_types(query.dtype, torch.float32)
+    scores = grouped @ key.transpose(2, 3) * (d_head**-0.5 if scaling is None else scaling)
+    scores = scores.view(batch, heads, queries, -1).to(exact)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask is None and queries > 1:
+        mask = scores.new_ones(scores.shape[2:], dtype=torch.bool).tril(scores.shape[3] - queries)
+    if mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    elif mask is not None:
+        scores = scores + mask
+    if s_aux is not None:
+        sink = s_aux.to(scores.dtype)[:, None, None].expand(batch, -1, queries, 1)
+        scores = torch.cat([scores, sink], dim=-1)
+    pattern = scores.softmax(-1)[..., : key.shape[2]].to(query.dtype)
+    if dropout:
+        pattern = nn.functional.dropout(pattern, dropout)
+    pattern = _through(functions, pattern, hook)
+    z = pattern.reshape(batch, key.shape[1], -1, key.shape[2]) @ value
+    return z.view(batch, heads, queries, -1).transpose(1, 2)
+
+
+def _through(functions: Functions, x: Tensor, hook: InsideHook | None) -> Tensor:
+    """What hook functions make of a tensor, one after the other."""
+    for function in functions:
+        changed = function(x, hook)
+        x = x if changed is None else changed
+    return x
+
+
+def _own_attention(decoder: Any) -> AttentionFunction:
+    """What a model's attention modules call by themselves, found once it is known to serve.
+
+    Raises:
+        ModelError: It does not serve.
+    """
+    layers, kind = decoder_layers(decoder), type(decoder).__name__
+    if not layers or not getattr(decoder, "_supports_attention_backend", False):
+        raise ModelError(
+            "expected a decoder whose attention goes through transformers' AttentionInterface, "
+            f"got {kind}: attach to a TransformerBridge (stepflow_tl.load_model)"
+        )
+    if has_attention_function(decoder):
+        raise ModelError(
+            f"expected the attention of this {kind} to be its own, got one that saliency is "
+            "computed in: attach before or after it"
+        )
+    attention = attention_module(layers[0])
+    if not any(child is attention for child in layers[0].children()):
+        raise ModelError(
+            f"this {kind} is inside a TransformerBridge: attach to the bridge, or load it anew; "
+            "got layers whose attention the bridge has replaced"
+        )
+    name = text_config(decoder)._attn_implementation
+    if name not in _IMPLEMENTATIONS:
+        raise ModelError(
+            f"expected attention implementation 'sdpa' or 'eager', got {name!r}: "
+            "call model.set_attn_implementation('sdpa') first"
+        )
+    if name == "sdpa":
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        sdpa: AttentionFunction = sdpa_attention_forward
+        return sdpa
+    eager: AttentionFunction = sys.modules[type(attention).__module__].eager_attention_forward
+    return eager

@@ -1,0 +1,186 @@
+"""Views of TransformerLens's models: what both classes share, and `HookedTransformer`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from stepflow_tl.errors import ModelError
+from stepflow_tl.models.base import Arrival, FirstQuery, ModelView
+from stepflow_tl.models.sites import SITES, Hook, Site, hook_name
+
+_HOOK_DICTS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class HookPointsView(ModelView):
+    """A model with TransformerLens's hook points."""
+
+    sites = frozenset(SITES)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers."""
+        return int(self.model.cfg.n_layers)
+
+    @property
+    def n_heads(self) -> int:
+        """Number of query heads of a layer."""
+        return int(self.model.cfg.n_heads)
+
+    @property
+    def embedding(self) -> nn.Module:
+        """The module that token ids enter first."""
+        module: nn.Module = self.model.embed
+        return module
+
+    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
+        """One forward pass without a cache."""
+        logits: Tensor = self.model(tokens, return_type="logits")
+        return logits
+
+    def hooks(
+        self, hooks: Sequence[Hook], first_query: FirstQuery = lambda: 0
+    ) -> AbstractContextManager[None]:
+        """Inside, the model runs these hook functions, after those that live on it already."""
+        inside: AbstractContextManager[None] = self.model.hooks(fwd_hooks=list(hooks))
+        return inside
+
+    @contextmanager
+    def only_hooks(self, hooks: Sequence[Hook]) -> Iterator[None]:
+        """Inside, the model runs these hook functions and no others, whatever lives on it."""
+        model = self.model
+        points = {id(point): point for point in model.hook_dict.values()}.values()
+        aside = [(point, name, getattr(point, name)) for point in points for name in _HOOK_DICTS]
+        aside.append((model.embed, "_forward_pre_hooks", model.embed._forward_pre_hooks))
+        for block in model.blocks:  # a bridge's outer pass may be told to stop early: not this one
+            if getattr(block, "_stop_at_layer_idx", None) is not None:
+                aside.append((block, "_stop_at_layer_idx", block._stop_at_layer_idx))
+        try:
+            for module, name, held in aside:
+                setattr(module, name, type(held)() if name != "_stop_at_layer_idx" else None)
+            with model.hooks(fwd_hooks=list(hooks)):
+                yield
+        finally:
+            for module, name, held in aside:
+                setattr(module, name, held)
+
+    def hooks_on(self) -> list[str]:
+        """Names of the hook points that carry hooks, and "embed" for a tracker."""
+        names = {id(point): name for name, point in reversed(self.model.hook_dict.items())}
+        points = {id(point): point for point in self.model.hook_dict.values()}
+        found = [
+            names[i]
+            for i, point in points.items()
+            if any(getattr(point, hooks) for hooks in _HOOK_DICTS)
+        ]
+        return found + (["embed"] if self.model.embed._forward_pre_hooks else [])
+
+    def arrival_hook(self, see: Callable[[Arrival], None]) -> Hook:
+        """A hook on the first layer's pattern, which shows how many keys there are."""
+
+        def arrived(pattern: Float[Tensor, "batch head query key"], hook: Any) -> None:
+            see(Arrival(pattern.shape[0], pattern.shape[2], pattern.device, keys=pattern.shape[3]))
+
+        return hook_name("pattern", 0), arrived
+
+    def no_queries_and_keys(self, layer: int) -> ModelError:
+        """The error for a layer that does not show what its scores are made of."""
+        return ModelError(
+            f"expected the attention of layer {layer} to show its queries and keys at "
+            f"{hook_name('rot_q', layer)} and {hook_name('rot_k', layer)}, got no such pair from a "
+            f"{type(self._attention(layer)).__name__}: pass backend='fused', or an objective other "
+            "than 'token'"
+        )
+
+    def query_key_sites(self, layer: int) -> tuple[Site, ...]:
+        """Sites at which a layer shows what its scores are made of: queries, keys, rotations."""
+        sites: tuple[Site, ...] = ("rot_q", "rot_k")
+        if not self._has(layer, *sites):
+            raise self.no_queries_and_keys(layer)
+        return sites
+
+    def _has(self, layer: int, *sites: Site) -> bool:
+        return all(hook_name(site, layer) in self.model.hook_dict for site in sites)
+
+    def _attention(self, layer: int) -> Any:
+        return self.model.blocks[layer].attn
+
+    def _given_name(self) -> str:
+        return str(getattr(self.model.cfg, "model_name", "unknown"))
+
+
+class HookedView(HookPointsView):
+    """A `HookedTransformer` of TransformerLens 3.x."""
+
+    @property
+    def context_length(self) -> int | None:
+        """``cfg.n_ctx``, beyond which its masks and rotations end."""
+        return int(self.model.cfg.n_ctx)
+
+    @property
+    def padding_takes_positions(self) -> bool:
+        """True: its masks end at the context."""
+        return True
+
+    @property
+    def decoder(self) -> None:
+        """None."""
+        return
+
+    def attention_window(self, layer: int) -> int | None:
+        """Number of keys a query of this layer sees at most, its own included; None for all."""
+        types = getattr(self.model.cfg, "attn_types", None)
+        local = types is not None and types[layer] == "local"
+        return int(self.model.cfg.window_size) if local else None
+
+    def run_cached(
+        self,
+        tokens: Int[Tensor, "batch new"],
+        attention_mask: Int[Tensor, "batch pos"],
+        cache: Any | None,
+    ) -> tuple[Float[Tensor, "batch new vocab"], Any]:
+        """One forward pass against a KV cache."""
+        if cache is None:
+            from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+            cache = TransformerLensKeyValueCache.init_cache(
+                self.model.cfg, tokens.device, tokens.shape[0]
+            )
+        logits = self.model(
+            tokens,
+            attention_mask=attention_mask[:, -tokens.shape[1] :],
+            past_kv_cache=cache,
+            return_type="logits",
+        )
+        return logits, cache
+
+    def detach(self, cache: Any) -> None:
+        """Cut the keys and values of a KV cache off the graph that computed them."""
+        for entry in cache.entries:
+            entry.past_keys = entry.past_keys.detach()
+            entry.past_values = entry.past_values.detach()
+
+    def heads_to_residual(
+        self, layer: int, z: Float[Tensor, "rows head d_head"]
+    ) -> Float[Tensor, "rows d_model"]:
+        """What per-head outputs add to the residual stream: z W_O, summed over heads, no bias."""
+        weight = self._output_projection(layer)
+        return torch.einsum("rhd,hdm->rm", z.to(weight.dtype), weight)
+
+    def score_scale(self, layer: int) -> float:
+        """Factor between q . k and the attention scores of a layer."""
+        return 1.0 / float(self._attention(layer).attn_scale)
+
+    def score_softcap(self, layer: int) -> float | None:
+        """Bound of a layer's soft-capped attention scores; None where they are not capped."""
+        cap = getattr(self.model.cfg, "attn_scores_soft_cap", -1.0)
+        return float(cap) if cap is not None and cap > 0 else None
+
+    def _output_projection(self, layer: int) -> Tensor:
+        weight: Tensor = self._attention(layer).W_O
+        return weight
