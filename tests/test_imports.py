@@ -6,10 +6,13 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 import stepflow_tl
+from stepflow_tl.cli import app
 
 PACKAGE = Path(stepflow_tl.__file__).parent
 LEAVES = {"errors", "files", "text", "version"}  # the only modules at the root
@@ -190,3 +193,26 @@ def test_the_package_imports_without_what_is_heavy() -> None:
     loaded = loaded_by("import stepflow_tl; stepflow_tl.ModelError")
     assert "stepflow_tl" in loaded
     assert not loaded & {*HEAVY, "IPython", "pytest", "typer"}
+
+
+def commands(group: Any, *path: str) -> Iterator[tuple[str, ...]]:
+    """Every command of the command line, groups too, as its words."""
+    yield path
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, *path, name)
+
+
+COMMANDS = sorted(commands(typer.main.get_command(app)))
+
+
+def test_commands_are_found_in_groups_too() -> None:
+    assert {(), ("generate",), ("lm-eval",), ("sweep", "resume")} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words) or "alone")
+def test_help_loads_nothing_heavy(words: tuple[str, ...]) -> None:
+    loaded = loaded_by(
+        f"from stepflow_tl.cli import main; sys.argv[1:] = {[*words, '--help']}; main()"
+    )
+    assert "typer" in loaded
+    assert not loaded & HEAVY
