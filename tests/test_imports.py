@@ -4,11 +4,15 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 import stepflow_tl
+from stepflow_tl.cli import app
 
 PACKAGE = Path(stepflow_tl.__file__).parent
 LEAVES = {"errors", "files", "text", "version"}  # the only modules at the root
@@ -125,16 +129,90 @@ def test_no_import_cycles() -> None:
         visit(module, ())
 
 
+def listed_for_type_checkers() -> dict[str, str]:
+    """Public names and their modules, as the package's imports under TYPE_CHECKING have them."""
+    blocks = [
+        node
+        for node in tree_of("__init__").body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    assert len(blocks) == 1
+    assert all(isinstance(node, ast.ImportFrom) for node in blocks[0].body)
+    return {
+        alias.asname or "": str(node.module)  # "X as X": a type checker takes it for public
+        for node in blocks[0].body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+def test_public_names_are_one_table() -> None:
+    table = stepflow_tl._HOMES
+    assert listed_for_type_checkers() == table
+    assert stepflow_tl.__all__ == sorted(table)
+    assert set(table) <= set(dir(stepflow_tl))
+    assert not set(table) & set(FLOOR), "a name would hide a room"
+
+
+@pytest.mark.parametrize("name", stepflow_tl.__all__)
+def test_a_public_name_is_the_one_at_its_home(name: str) -> None:
+    assert getattr(stepflow_tl, name) is getattr(import_module(stepflow_tl._HOMES[name]), name)
+
+
+def test_another_name_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="module 'stepflow_tl' has no attribute 'load_modle'"):
+        stepflow_tl.load_modle  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'load_modle'"):
+        exec("from stepflow_tl import load_modle")
+
+
+HEAVY = {
+    *("torch", "transformers", "transformer_lens", "tokenizers", "safetensors", "jaxtyping"),
+    *("numpy", "scipy", "pandas", "pyarrow", "statsmodels", "matplotlib", "lm_eval", "ray"),
+}
+"""What takes longer to import than help takes to read."""
+
+
 def loaded_by(statement: str) -> set[str]:
     """Top-level modules that a fresh interpreter holds after a statement."""
-    code = f"{statement}; import sys; print(*{{m.split('.')[0] for m in sys.modules}})"
+    code = f"""
+import sys
+try:
+    {statement}
+except SystemExit as stop:
+    assert not stop.code, stop.code
+print(*{{name.split(".")[0] for name in sys.modules}})
+"""
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
     )
-    return set(done.stdout.split())
+    return set(done.stdout.splitlines()[-1].split())
 
 
-def test_the_package_imports_without_matplotlib() -> None:
-    loaded = loaded_by("import stepflow_tl")
+def test_the_package_imports_without_what_is_heavy() -> None:
+    loaded = loaded_by("import stepflow_tl; stepflow_tl.ModelError")
     assert "stepflow_tl" in loaded
-    assert not loaded & {"matplotlib", "IPython", "pytest", "typer", "lm_eval"}
+    assert not loaded & {*HEAVY, "IPython", "pytest", "typer"}
+
+
+def commands(group: Any, *path: str) -> Iterator[tuple[str, ...]]:
+    """Every command of the command line, groups too, as its words."""
+    yield path
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, *path, name)
+
+
+COMMANDS = sorted(commands(typer.main.get_command(app)))
+
+
+def test_commands_are_found_in_groups_too() -> None:
+    assert {(), ("generate",), ("lm-eval",), ("sweep", "resume")} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words) or "alone")
+def test_help_loads_nothing_heavy(words: tuple[str, ...]) -> None:
+    loaded = loaded_by(
+        f"from stepflow_tl.cli import main; sys.argv[1:] = {[*words, '--help']}; main()"
+    )
+    assert "typer" in loaded
+    assert not loaded & HEAVY

@@ -97,8 +97,7 @@ def grade(
 
 @app.command(
     "lm-eval",
-    add_help_option=False,
-    context_settings={"ignore_unknown_options": True},
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 def lm_eval(
     arguments: Annotated[list[str] | None, typer.Argument(help="What lm_eval takes.")] = None,
@@ -107,6 +106,8 @@ def lm_eval(
 
     Example: stepflow-tl lm-eval --model stepflow-tl --model_args pretrained=NAME,oeb_tau=0.15
     --tasks gsm8k --apply_chat_template
+
+    What else it takes: stepflow-tl lm-eval run --help
     """
     from stepflow_tl.integrations.lm_eval import main as run_harness
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from stepflow_tl.analysis import PairedOutcome, compare_paired
 from stepflow_tl.analysis.diagnostics import compare_groups, diagnose
+from stepflow_tl.cli.settings import DemoSettings
 from stepflow_tl.decoding.generation import generate
 from stepflow_tl.interventions import Ledger, StepFlow
 from stepflow_tl.models.loading import load_model
@@ -32,42 +33,6 @@ from stepflow_tl.tasks import WordProblems
 from stepflow_tl.tasks.word_problems import Problem, Verdict, grade
 from stepflow_tl.traces.trace import Trace
 from stepflow_tl.version import versions
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoSettings:
-    """What the demo runs.
-
-    Attributes:
-        per_set: Problems in each set.
-        difficulties: A set for each of these numbers of operations. Where the reasoner fails here,
-            it mostly forgets or misreads a premise.
-        recall_difficulties: The same, of problems that add the count of just any earlier person;
-            where the reasoner fails here, it mostly carries a wrong value.
-        maps_per_outcome: At most this many correct, and as many wrong, traces are mapped, equally
-            many of both from each set, so that difficulty does not decide.
-        max_new_tokens: Where a response is cut.
-        batch_size: Problems decoded together.
-        seed: Of the problems.
-    """
-
-    per_set: int = 50
-    difficulties: tuple[int, ...] = (8, 16, 17, 18)
-    recall_difficulties: tuple[int, ...] = (6,)
-    maps_per_outcome: int = 60
-    max_new_tokens: int = 700
-    batch_size: int = 50
-    seed: int = 2026
-
-    @property
-    def task(self) -> WordProblems:
-        """The problems."""
-        return WordProblems(
-            n=self.per_set,
-            difficulties=self.difficulties,
-            recall=self.recall_difficulties,
-            seed=self.seed,
-        )
 
 
 @dataclass(frozen=True)
@@ -134,9 +99,13 @@ def run_demo(
 
 def solve(model: Any, settings: DemoSettings, *, progress: bool = False) -> list[Solved]:
     """Let the model solve the problems greedily, and grade it."""
-    problems = [
-        (group, problem) for group, drawn in settings.task.groups.items() for problem in drawn
-    ]
+    task = WordProblems(
+        n=settings.per_set,
+        difficulties=settings.difficulties,
+        recall=settings.recall_difficulties,
+        seed=settings.seed,
+    )
+    problems = [(group, problem) for group, drawn in task.groups.items() for problem in drawn]
     traces = generate(
         model,
         [problem.question for _, problem in problems],
@@ -198,6 +167,18 @@ def verdict_sentence(baseline: Sequence[Solved], repaired: Sequence[Solved]) -> 
         f"{outcome.before} -> {outcome.after}, difference {outcome.difference}, n = {outcome.n}, "
         f"{outcome.fixed} fixed, {outcome.broken} broken, exact McNemar p = {outcome.p_value:.3g}."
     )
+
+
+def format_table(records: Sequence[Mapping[str, Any]]) -> str:
+    """The summary's table, as printed: accuracies with their intervals."""
+    table = pd.DataFrame(records)
+    shown = table[["problems", "n"]].copy()
+    for name in ("baseline", "StepFlow", "difference"):
+        columns = table[[name, f"{name}_low", f"{name}_high"]].to_numpy()
+        shown[name] = [f"{v:.3f} [{low:.3f}, {high:.3f}]" for v, low, high in columns]
+    shown[["fixed", "broken"]] = table[["fixed", "broken"]]
+    shown["p"] = [f"{p:.2g}" for p in table["p_value"]]
+    return shown.to_string(index=False)
 
 
 def first_errors(solved: Sequence[Solved]) -> dict[str, int]:

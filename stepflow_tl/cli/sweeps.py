@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import pandas as pd
 import typer
 
 from stepflow_tl.cli.app import app
@@ -61,13 +60,13 @@ def sweep_run(
     allow_code_execution: AllowCode = False,
 ) -> None:
     """Run a sweep, or go on with it; each finished batch is kept, whatever happens."""
-    from stepflow_tl.sweep import read_config, status
+    from stepflow_tl.sweep import read_config
 
     described = read_config(config, allow_code_execution=allow_code_execution)
     path = store or config.with_suffix(".sqlite")
     with _resumable(path):
         described.run(path, executor=_executor(ray, gpus), progress=True, mix=mix)
-    typer.echo(_status_table(status(path)))
+    _show_status(path)
     typer.echo(f"  {path}")
 
 
@@ -80,7 +79,7 @@ def sweep_resume(
     allow_code_execution: AllowCode = False,
 ) -> None:
     """Finish the sweeps that a store remembers."""
-    from stepflow_tl.sweep import resume, status
+    from stepflow_tl.sweep import resume
 
     with _resumable(store):
         resume(
@@ -90,15 +89,13 @@ def sweep_resume(
             mix=mix,
             allow_code_execution=allow_code_execution,
         )
-    typer.echo(_status_table(status(store)))
+    _show_status(store)
 
 
 @sweeps.command("status")
 def sweep_status(store: StorePath) -> None:
     """How far a sweep is, and its accuracies so far; while it is running, too."""
-    from stepflow_tl.sweep import status
-
-    typer.echo(_status_table(status(store)))
+    _show_status(store)
 
 
 @sweeps.command("export")
@@ -135,6 +132,8 @@ def _executor(ray: str | None, gpus: float) -> Any:
     return RayExecutor(address=None if ray == "local" else ray, gpus=gpus)
 
 
-def _status_table(table: pd.DataFrame) -> str:
-    shown = table.round({"accuracy": 3, "seconds": 1})
-    return shown.to_string(index=False, na_rep="-")
+def _show_status(store: Path) -> None:
+    from stepflow_tl.sweep import status
+
+    shown = status(store).round({"accuracy": 3, "seconds": 1})
+    typer.echo(shown.to_string(index=False, na_rep="-"))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import pandas as pd
 import typer
 
 from stepflow_tl.cli.app import app
 from stepflow_tl.cli.options import DeviceMap, Dtype, Model, placed
+from stepflow_tl.cli.settings import DemoSettings
 from stepflow_tl.text import one_line
 
 
@@ -20,20 +20,18 @@ def demo(
     ),
     per_set: Annotated[
         int, typer.Option(min=1, help="Problems in each set (by number of operations).")
-    ] = 50,
-    seed: Annotated[int, typer.Option(help="Of the problems.")] = 2026,
+    ] = DemoSettings.per_set,
+    seed: Annotated[int, typer.Option(help="Of the problems.")] = DemoSettings.seed,
 ) -> None:
     """Run the main job on the bundled reasoner: solve, look, repair, compare.
 
     Writes step maps of a correct and a wrong trace, the failure figures by layer, and a table of
     the same problems solved with and without StepFlow.
     """
-    from stepflow_tl.cli.demo import DemoSettings, run_demo
+    from stepflow_tl.cli.demo import format_table, run_demo
 
-    settings = DemoSettings(per_set=per_set, seed=seed)
-    summary = run_demo(out, settings, progress=True)
-    table = pd.DataFrame(summary["table"])
-    typer.echo(format_table(table))
+    summary = run_demo(out, DemoSettings(per_set=per_set, seed=seed), progress=True)
+    typer.echo(format_table(summary["table"]))
     typer.echo(f"\n{summary['verdict']}\n")
     for name in ["summary.json", "table.csv", *summary["pictures"]]:
         typer.echo(f"  {out / name}")
@@ -180,17 +178,6 @@ def diagnose(
     typer.echo(diagnose_map(loaded).round(3).to_string(index=False))
     if not any(step.segment == "summary" for step in loaded.steps):
         typer.echo("(no summary: its thinking never closed, so that Deep Decay has no figures)")
-
-
-def format_table(table: pd.DataFrame) -> str:
-    """The demo's table, as printed: accuracies with their intervals."""
-    shown = table[["problems", "n"]].copy()
-    for name in ("baseline", "StepFlow", "difference"):
-        columns = table[[name, f"{name}_low", f"{name}_high"]].to_numpy()
-        shown[name] = [f"{v:.3f} [{low:.3f}, {high:.3f}]" for v, low, high in columns]
-    shown[["fixed", "broken"]] = table[["fixed", "broken"]]
-    shown["p"] = [f"{p:.2g}" for p in table["p_value"]]
-    return shown.to_string(index=False)
 
 
 def _read_trace(path: Path, model: Any) -> Any:

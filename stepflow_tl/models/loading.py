@@ -17,6 +17,7 @@ from stepflow_tl.models.hub import explain, weights_size
 from stepflow_tl.models.memory import enough_memory, in_gib
 from stepflow_tl.models.precision import AUTO, own_dtype, read_dtype
 from stepflow_tl.reasoner import WEIGHTS
+from stepflow_tl.version import check_versions
 
 
 def load_model(
@@ -43,7 +44,9 @@ def load_model(
         ModelError: There is no such model, folder or usable checkpoint; it is gated; there is no
             room for it on the disk or in memory; `dtype` is no precision to run a model in; or the
             installed transformer-lens has no such option.
+        ImportError: A library that runs models is missing, or of a version that is not supported.
     """
+    check_versions()
     from transformer_lens.model_bridge import TransformerBridge
     from transformers.utils import logging as hf_logging
 
