@@ -9,8 +9,8 @@ from stepflow_tl.plots.comparisons import PUBLISHED, figure_accuracy, figure_arm
 from stepflow_tl.plots.compute import figure_compute
 from stepflow_tl.plots.curves import CURVES, figure_layer_curves
 from stepflow_tl.plots.maps import (
-    COLOUR_MAP,
-    SEGMENT_COLOURS,
+    COLOR_MAP,
+    SEGMENT_COLORS,
     figure_step_flow,
     figure_token_and_step_maps,
     plot_step_flow,
@@ -23,15 +23,15 @@ from stepflow_tl.plots.repair import (
     figure_error_kinds,
     figure_repair_effect,
 )
-from stepflow_tl.plots.style import OUTCOME_COLOURS, STYLE, save_figure
+from stepflow_tl.plots.style import OUTCOME_COLORS, STYLE, save_figure
 
 __all__ = [
-    "COLOUR_MAP",
+    "COLOR_MAP",
     "CURVES",
-    "OUTCOME_COLOURS",
+    "OUTCOME_COLORS",
     "PAPER_STRENGTHS",
     "PUBLISHED",
-    "SEGMENT_COLOURS",
+    "SEGMENT_COLORS",
     "STYLE",
     "figure_accuracy",
     "figure_arms",

@@ -107,12 +107,12 @@ def figure_strengths(table: pd.DataFrame) -> Figure:
             row, column = taus.index(cell["tau_max"]), alphas.index(cell["alpha"])
             if (cell["tau_max"], cell["alpha"]) == (0, 0):
                 ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=FAINT, lw=0))
-                text, colour = f"baseline\n{percent(cell['accuracy'])}", INK
+                text, color = f"baseline\n{percent(cell['accuracy'])}", INK
             else:
                 grid[row, column] = value
                 text = signed(value) + _mark(cell["p_value"], cell["p_holm"])
-                colour = "white" if abs(value) > 0.6 * limit else INK
-            ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+                color = "white" if abs(value) > 0.6 * limit else INK
+            ax.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
         image = ax.imshow(
             np.ma.masked_invalid(grid), cmap=DIVERGING_MAP, norm=norm, origin="lower", aspect="auto"
         )

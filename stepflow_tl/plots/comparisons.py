@@ -23,8 +23,8 @@ from stepflow_tl.plots.marks import (
     significant,
 )
 from stepflow_tl.plots.style import (
-    ARM_COLOUR,
-    BASELINE_COLOUR,
+    ARM_COLOR,
+    BASELINE_COLOR,
     INK,
     STYLE,
     literal,
@@ -143,7 +143,7 @@ def figure_strategies(comparison: pd.DataFrame) -> Figure:
     down = -(-len(groups) // 4)
     across = -(-len(groups) // down)
     height = 0.5 * len(strategies) + 0.12 * sum(label.count("\n") for label in labels) + 0.5
-    settings = ((False, "without StepFlow", BASELINE_COLOUR), (True, "with StepFlow", ARM_COLOUR))
+    settings = ((False, "without StepFlow", BASELINE_COLOR), (True, "with StepFlow", ARM_COLOR))
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(
             down,
@@ -155,12 +155,12 @@ def figure_strategies(comparison: pd.DataFrame) -> Figure:
         )
         for ax, group in zip(axes.flat, groups, strict=False):
             rows = table[table["group"] == group]
-            for on, _, colour in settings:
+            for on, _, color in settings:
                 chosen = rows[rows["stepflow"].astype(bool) == on]
                 at = np.array([strategies.index(name) for name in chosen["strategy"]], dtype=float)
                 at += 0.14 if on else -0.14
                 bounds = in_points(chosen, "accuracy")
-                draw_points(ax, at, bounds, filled=on, colour=colour, sideways=True)
+                draw_points(ax, at, bounds, filled=on, color=color, sideways=True)
             ax.set_title(wrapped(group, 28, lines=2))
             _rows(ax, labels)
         for ax in axes.flat[len(groups) :]:
@@ -175,12 +175,12 @@ def figure_strategies(comparison: pd.DataFrame) -> Figure:
                     [],
                     ls="",
                     marker="o",
-                    mec=colour,
-                    mfc=colour if on else "white",
+                    mec=color,
+                    mfc=color if on else "white",
                     mew=1.4,
                     label=label,
                 )
-                for on, label, colour in settings
+                for on, label, color in settings
             ],
             loc="outside upper center",
             ncols=2,
@@ -204,7 +204,7 @@ def _beside(ax: Axes, points: int, head: str, cells: Sequence[str]) -> None:
     """A column of text whose right edge is so many points to the right of the axes."""
     style: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": 9}
     ax.annotate(
-        head, (1, 1), xytext=(points, 3), xycoords="axes fraction", color=BASELINE_COLOUR, **style
+        head, (1, 1), xytext=(points, 3), xycoords="axes fraction", color=BASELINE_COLOR, **style
     )
     by_row = ax.get_yaxis_transform()
     for row, cell in enumerate(cells):
@@ -219,8 +219,8 @@ def _draw_published(ax: Axes, published: pd.DataFrame, marked: str) -> None:
     named = zip(published["label"], published["benchmark"], published["model"], strict=True)
     _rows(ax, [wrapped(f"{label}: {benchmark}, {model}", 44) for label, benchmark, model in named])
     _beside(ax, 64, "", [signed(value) for value in values])
-    ax.tick_params(axis="y", labelcolor=BASELINE_COLOUR, labelsize=9)
+    ax.tick_params(axis="y", labelcolor=BASELINE_COLOR, labelsize=9)
     ax.set_title(
-        literal_lines(marked), fontsize=9, color=BASELINE_COLOUR, loc="left", style="italic"
+        literal_lines(marked), fontsize=9, color=BASELINE_COLOR, loc="left", style="italic"
     )
     draw_zero(ax, sideways=True)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from stepflow_tl.plots.marks import checked, draw_points, in_points, interval
-from stepflow_tl.plots.style import FAMILY_COLOURS, FAMILY_MARKERS, STYLE, wrapped
+from stepflow_tl.plots.style import FAMILY_COLORS, FAMILY_MARKERS, STYLE, wrapped
 
 
 def figure_compute(table: pd.DataFrame) -> Figure:
@@ -36,14 +36,14 @@ def figure_compute(table: pd.DataFrame) -> Figure:
     with mpl.rc_context(STYLE):
         figure, ax = plt.subplots(figsize=(7.6, 4.8))
         ax.set_xscale("log", base=2)
-        colours = {}
+        colors = {}
         for i, family in enumerate(families):
-            colour = colours[family] = FAMILY_COLOURS[i % len(FAMILY_COLOURS)]
+            color = colors[family] = FAMILY_COLORS[i % len(FAMILY_COLORS)]
             marker = FAMILY_MARKERS[i % len(FAMILY_MARKERS)]
             rows = table[table["family"] == family].sort_values("compute", kind="stable")
             bounds, at = in_points(rows, "accuracy"), rows["compute"].to_numpy(dtype=float)
-            ax.plot(at, bounds[0], color=colour, lw=1.2, alpha=0.6)
-            draw_points(ax, at, bounds, colour=colour, marker=marker)
+            ax.plot(at, bounds[0], color=color, lw=1.2, alpha=0.6)
+            draw_points(ax, at, bounds, color=color, marker=marker)
         low, high = np.log2(table["compute"].min()), np.log2(table["compute"].max())
         ax.set_xlim(2 ** (low - 0.35), 2 ** (max(high, low + 1) + 0.35))
         ax.xaxis.set_major_locator(LogLocator(base=2, numticks=12))
@@ -54,11 +54,11 @@ def figure_compute(table: pd.DataFrame) -> Figure:
             ylabel="accuracy (%, 95% interval)",
         )
         ax.margins(y=0.12)
-        _label_points(figure, ax, table, [colours[family] for family in table["family"]])
+        _label_points(figure, ax, table, [colors[family] for family in table["family"]])
     return figure
 
 
-def _label_points(figure: Figure, ax: Axes, table: pd.DataFrame, colours: list[str]) -> None:
+def _label_points(figure: Figure, ax: Axes, table: pd.DataFrame, colors: list[str]) -> None:
     """Write each arm's name beside its point or interval, where it covers least of the drawing."""
     figure.draw_without_rendering()  # places the axes
     pixels = figure.dpi / 72.0
@@ -79,16 +79,16 @@ def _label_points(figure: Figure, ax: Axes, table: pd.DataFrame, colours: list[s
         ax.annotate(
             wrapped(arm, 29), xy, xytext=(0, 0), textcoords="offset points", fontsize=8.5, color=c
         )
-        for arm, xy, c in zip(table["arm"], zip(at, value, strict=True), colours, strict=True)
+        for arm, xy, c in zip(table["arm"], zip(at, value, strict=True), colors, strict=True)
     ]
     places, boxes = [], []
     for i, label in enumerate(labels):
         extent = label.get_window_extent()
         options = _places((top[i] - y[i]) / pixels, (bottom[i] - y[i]) / pixels)
         places.append(options)
-        centres = np.array([x[i], y[i]]) + options * pixels
+        centers = np.array([x[i], y[i]]) + options * pixels
         size = np.array([extent.width, extent.height])
-        corner = centres + (np.sign(options) - 1) * size / 2
+        corner = centers + (np.sign(options) - 1) * size / 2
         boxes.append(np.column_stack([corner, corner + size]))
     inside = np.asarray(ax.get_window_extent().extents)
     chosen = [0] * len(labels)

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from stepflow_tl.models.layers import Band, resolve_layers
-from stepflow_tl.plots.style import OUTCOME_COLOURS, STYLE
+from stepflow_tl.plots.style import OUTCOME_COLORS, STYLE
 
 CURVES: Mapping[str, str] = {
-    "lock_in": "Shallow Lock-in:\nshare on own step + neighbour",
+    "lock_in": "Shallow Lock-in:\nshare on own step + neighbor",
     "question_share": "thinking: share on the question",
     "earlier_share": "thinking: share on earlier steps",
     "summary_on_thinking": "Deep Decay:\nsummary's share on thinking",
@@ -32,7 +32,7 @@ def figure_layer_curves(comparison: pd.DataFrame, *, n_layers: int) -> Figure:
         n_layers: Number of layers of the model, to shade its shallow and deep bands.
     """
     bands: tuple[Band, ...] = ("shallow", "deep")
-    counts = {name: int(comparison[f"n_{name}"].iloc[0]) for name in OUTCOME_COLOURS}
+    counts = {name: int(comparison[f"n_{name}"].iloc[0]) for name in OUTCOME_COLORS}
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(2, 3, figsize=(12.5, 6.6), sharex=True)
         for ax, (figure_name, label) in zip(axes.flat, CURVES.items(), strict=True):
@@ -40,13 +40,13 @@ def figure_layer_curves(comparison: pd.DataFrame, *, n_layers: int) -> Figure:
             for band in bands:
                 layers = resolve_layers(band, n_layers)
                 ax.axvspan(layers[0] - 0.5, layers[-1] + 0.5, color="#eeeeee", zorder=0)
-            for outcome, colour in OUTCOME_COLOURS.items():
-                ax.plot(rows["layer"], rows[outcome], color=colour, marker="o", ms=4)
+            for outcome, color in OUTCOME_COLORS.items():
+                ax.plot(rows["layer"], rows[outcome], color=color, marker="o", ms=4)
                 ax.fill_between(
                     rows["layer"],
                     rows[f"{outcome}_low"],
                     rows[f"{outcome}_high"],
-                    color=colour,
+                    color=color,
                     alpha=0.2,
                     lw=0,
                 )
@@ -54,11 +54,11 @@ def figure_layer_curves(comparison: pd.DataFrame, *, n_layers: int) -> Figure:
             if figure_name == "final_heat_anomaly":
                 ax.set_yscale("log")  # a ratio, of means that may be tiny
         for ax in axes[1]:
-            ax.set_xlabel("layer (grey: shallow and deep quarter)")
+            ax.set_xlabel("layer (gray: shallow and deep quarter)")
         figure.legend(
             handles=[
-                Patch(color=colour, label=f"{outcome} traces (n = {counts[outcome]})")
-                for outcome, colour in OUTCOME_COLOURS.items()
+                Patch(color=color, label=f"{outcome} traces (n = {counts[outcome]})")
+                for outcome, color in OUTCOME_COLORS.items()
             ],
             loc="outside upper center",
             ncols=2,

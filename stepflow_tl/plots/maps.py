@@ -21,9 +21,9 @@ from stepflow_tl.plots.style import STYLE, literal_lines
 from stepflow_tl.saliency.maps import StepMap
 from stepflow_tl.traces.trace import Segment, Step, Trace
 
-SEGMENT_COLOURS = {"question": "#3b6fb6", "thinking": "#e08a2e", "summary": "#3f9b5a"}
-COLOUR_MAP = "magma_r"
-_GAMMA = 0.5  # colour follows the square root, so that faint flow stays visible
+SEGMENT_COLORS = {"question": "#3b6fb6", "thinking": "#e08a2e", "summary": "#3f9b5a"}
+COLOR_MAP = "magma_r"
+_GAMMA = 0.5  # color follows the square root, so that faint flow stays visible
 _KIND_CHARACTERS = 18
 
 
@@ -41,8 +41,8 @@ def plot_step_map(
         step_map: The map; `StepMap.normalize("row")` makes rows comparable.
         ax: Where to; None for a new figure.
         title: Above the map.
-        vmax: Value of the darkest colour, to share a scale between maps.
-        colorbar: Draw the labelled colour scale.
+        vmax: Value of the darkest color, to share a scale between maps.
+        colorbar: Draw the labeled color scale.
     """
     scores = _mean_scores(step_map)
     ax = _axes(ax)
@@ -52,7 +52,7 @@ def plot_step_map(
     _number_steps(ax, step_map.steps)
     ax.set(title=literal_lines(title), xlabel="key step (source)", ylabel="query step (reader)")
     if colorbar:
-        _colour_scale(ax, norm, saliency_label(step_map))
+        _color_scale(ax, norm, saliency_label(step_map))
     return ax
 
 
@@ -65,15 +65,15 @@ def plot_token_map(
     vmax: float | None = None,
     colorbar: bool = True,
 ) -> Axes:
-    """Draw a token map, rows normalised to sum to one, segments marked, steps outlined.
+    """Draw a token map, rows normalized to sum to one, segments marked, steps outlined.
 
     Args:
         scores: Token scores of one layer, or a mean over layers.
         trace: The trace they belong to.
         ax: Where to; None for a new figure.
         title: Above the map.
-        vmax: Value of the darkest colour, to share a scale between maps.
-        colorbar: Draw the labelled colour scale.
+        vmax: Value of the darkest color, to share a scale between maps.
+        colorbar: Draw the labeled color scale.
     """
     ax = _axes(ax)
     values = _row_shares(scores)
@@ -85,7 +85,7 @@ def plot_token_map(
         ax.add_patch(Rectangle(corner, len(step), len(step), fill=False, lw=0.5, ec="#5577aa"))
     ax.set(title=literal_lines(title), xlabel="key token", ylabel="query token")
     if colorbar:
-        _colour_scale(ax, norm, "share of the reader's saliency")
+        _color_scale(ax, norm, "share of the reader's saliency")
     return ax
 
 
@@ -100,10 +100,10 @@ def plot_step_flow(
     """Draw step-to-step flow as arcs over the line of steps.
 
     Each query step receives arcs from its strongest sources other than itself; width and opacity
-    follow the share of the query step's saliency, colour the source's segment.
+    follow the share of the query step's saliency, color the source's segment.
 
     Args:
-        step_map: The map; its rows are normalised here, its layers averaged.
+        step_map: The map; its rows are normalized here, its layers averaged.
         ax: Where to; None for a new figure.
         title: Above the arcs.
         strongest: Arcs per query step.
@@ -126,11 +126,11 @@ def plot_step_flow(
                     theta2=180,
                     lw=0.5 + 6 * share,
                     alpha=min(1.0, 0.25 + 1.2 * share),
-                    color=SEGMENT_COLOURS[step_map.steps[key].segment],
+                    color=SEGMENT_COLORS[step_map.steps[key].segment],
                 )
             )
-    colours = [SEGMENT_COLOURS[step.segment] for step in step_map.steps]
-    ax.scatter(range(count), np.zeros(count), c=colours, s=28, zorder=3)
+    colors = [SEGMENT_COLORS[step.segment] for step in step_map.steps]
+    ax.scatter(range(count), np.zeros(count), c=colors, s=28, zorder=3)
     _number_steps(ax, step_map.steps, x_only=True)
     ax.set(
         title=literal_lines(title),
@@ -197,7 +197,7 @@ def figure_step_flow(examples: Mapping[str, StepMap]) -> Figure:
 
 
 def saliency_label(step_map: StepMap) -> str:
-    """What the colours of a map show."""
+    """What the colors of a map show."""
     if step_map.settings.get("normalized") == "row":
         return "share of the reader's saliency"
     return "saliency"
@@ -222,7 +222,7 @@ def _row_shares(scores: Float[Tensor, "query key"]) -> Float[np.ndarray, "query 
 
 
 def _top(values: np.ndarray) -> float:
-    """Value of the darkest colour: the 99.5th percentile of what flows between, not within."""
+    """Value of the darkest color: the 99.5th percentile of what flows between, not within."""
     between = np.abs(np.tril(values, -1))
     positive = between[np.isfinite(between) & (between > 0)]
     return float(np.quantile(positive, 0.995)) if positive.size else 1.0
@@ -230,18 +230,18 @@ def _top(values: np.ndarray) -> float:
 
 def _draw_lower_triangle(ax: Axes, values: np.ndarray, norm: PowerNorm) -> None:
     above = np.triu(np.ones_like(values, dtype=bool), 1)
-    ax.imshow(np.ma.array(values, mask=above), cmap=COLOUR_MAP, norm=norm, interpolation="nearest")
+    ax.imshow(np.ma.array(values, mask=above), cmap=COLOR_MAP, norm=norm, interpolation="nearest")
 
 
 def _mark_segments(ax: Axes, spans: Sequence[Step | Segment], count: int) -> None:
-    """A coloured strip along both axes, and lines where a segment ends."""
+    """A colored strip along both axes, and lines where a segment ends."""
     for i, span in enumerate(spans):
         is_step = isinstance(span, Step)
         name = span.segment if isinstance(span, Step) else span.name
         start, size = (i, 1) if is_step else (span.start, len(span))
         width = 0.02 * count
-        colour = SEGMENT_COLOURS[name]
-        strip: dict[str, Any] = {"color": colour, "lw": 0, "clip_on": False}
+        color = SEGMENT_COLORS[name]
+        strip: dict[str, Any] = {"color": color, "lw": 0, "clip_on": False}
         ax.add_patch(Rectangle((start - 0.5, count - 0.5), size, width, **strip))
         ax.add_patch(Rectangle((-0.5 - width, start - 0.5), width, size, **strip))
         following = spans[i + 1] if i + 1 < len(spans) else None
@@ -266,11 +266,11 @@ def _number_steps(ax: Axes, steps: Sequence[Step], *, x_only: bool = False) -> N
         ax.set_yticks(ticks, [literal_lines(name) for name in names])
 
 
-def _colour_scale(ax: Axes, norm: PowerNorm, label: str) -> None:
+def _color_scale(ax: Axes, norm: PowerNorm, label: str) -> None:
     figure = ax.get_figure()
     assert figure is not None
     bar = figure.colorbar(
-        ScalarMappable(norm, COLOUR_MAP), ax=ax, shrink=0.8, extend="max", aspect=25
+        ScalarMappable(norm, COLOR_MAP), ax=ax, shrink=0.8, extend="max", aspect=25
     )
     bar.set_label(label)
     bar.outline.set_visible(False)
@@ -278,7 +278,7 @@ def _colour_scale(ax: Axes, norm: PowerNorm, label: str) -> None:
 
 def _segment_legend(figure: Figure) -> None:
     figure.legend(
-        handles=[Patch(color=colour, label=name) for name, colour in SEGMENT_COLOURS.items()],
+        handles=[Patch(color=color, label=name) for name, color in SEGMENT_COLORS.items()],
         loc="outside upper center",
         ncols=3,
         frameon=False,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from stepflow_tl.plots.style import ARM_COLOUR, BASELINE_COLOUR
+from stepflow_tl.plots.style import ARM_COLOR, BASELINE_COLOR
 
 SIGNIFICANT = 0.05
 
@@ -61,7 +61,7 @@ def draw_points(
     bounds: tuple[np.ndarray, np.ndarray, np.ndarray],
     *,
     filled: np.ndarray | bool = True,
-    colour: str = ARM_COLOUR,
+    color: str = ARM_COLOR,
     sideways: bool = False,
     marker: str = "o",
 ) -> None:
@@ -72,7 +72,7 @@ def draw_points(
         at: Place of each value on the other axis.
         bounds: Values, their lower and their upper ends.
         filled: Which markers are filled.
-        colour: Of all.
+        color: Of all.
         sideways: Values run along x rather than y.
         marker: Shape of all.
     """
@@ -80,9 +80,9 @@ def draw_points(
     error = np.maximum([value - low, high - value], 0.0)
     x, y = (value, at) if sideways else (at, value)
     bars = {"xerr" if sideways else "yerr": error}
-    ax.errorbar(x, y, **bars, fmt="none", ecolor=colour, elinewidth=1.5)  # type: ignore[arg-type]
-    faces = np.where(np.broadcast_to(filled, len(value)), colour, "white")
-    ax.scatter(x, y, s=38, c=faces, edgecolors=colour, linewidths=1.4, marker=marker, zorder=3)
+    ax.errorbar(x, y, **bars, fmt="none", ecolor=color, elinewidth=1.5)  # type: ignore[arg-type]
+    faces = np.where(np.broadcast_to(filled, len(value)), color, "white")
+    ax.scatter(x, y, s=38, c=faces, edgecolors=color, linewidths=1.4, marker=marker, zorder=3)
 
 
 def draw_curve(
@@ -94,9 +94,9 @@ def draw_curve(
 ) -> None:
     """Draw values by layer, joined, over a band of their intervals; a single one has a bar."""
     value, low, high = bounds
-    ax.plot(layers, value, color=ARM_COLOUR, lw=1.5)
+    ax.plot(layers, value, color=ARM_COLOR, lw=1.5)
     if len(layers) > 1:
-        ax.fill_between(layers, low, high, color=ARM_COLOUR, alpha=0.18, lw=0)
+        ax.fill_between(layers, low, high, color=ARM_COLOR, alpha=0.18, lw=0)
         low = high = np.full_like(value, np.nan)
     draw_points(ax, layers, (value, low, high), filled=filled)
     ax.set_xlim(layers.min() - 0.5, layers.max() + 0.5)
@@ -106,15 +106,15 @@ def draw_curve(
 def draw_zero(ax: Axes, *, sideways: bool = False) -> None:
     """The line of no difference."""
     line = ax.axvline if sideways else ax.axhline
-    line(0.0, color=BASELINE_COLOUR, lw=1.0, zorder=0.5)
+    line(0.0, color=BASELINE_COLOR, lw=1.0, zorder=0.5)
 
 
 def significance_key(figure: Figure) -> None:
     """Under the figure: what filled and hollow markers mean."""
-    styles = {"p < 0.05 after Holm's correction": ARM_COLOUR, "not significant": "white"}
+    styles = {"p < 0.05 after Holm's correction": ARM_COLOR, "not significant": "white"}
     figure.legend(
         handles=[
-            Line2D([], [], ls="", marker="o", mfc=face, mec=ARM_COLOUR, mew=1.4, label=label)
+            Line2D([], [], ls="", marker="o", mfc=face, mec=ARM_COLOR, mew=1.4, label=label)
             for label, face in styles.items()
         ],
         loc="outside lower center",

@@ -25,10 +25,10 @@ from stepflow_tl.plots.marks import (
     significant,
 )
 from stepflow_tl.plots.style import (
-    ARM_COLOUR,
-    BASELINE_COLOUR,
+    ARM_COLOR,
+    BASELINE_COLOR,
     INK,
-    OUTCOME_COLOURS,
+    OUTCOME_COLORS,
     STYLE,
     literal_lines,
     wrapped,
@@ -74,13 +74,13 @@ def figure_difficulty_gain(table: pd.DataFrame) -> Figure:
         draw_points(gain, at, in_points(table, "difference"), filled=filled)
         draw_zero(gain)
         gain.set_ylabel("difference\n(percentage points)")
-        for name, label, colour, shift in (
-            ("baseline", "baseline", BASELINE_COLOUR, -0.05),
-            ("accuracy", wrapped(arms[0], 60, lines=1), ARM_COLOUR, 0.05),
+        for name, label, color, shift in (
+            ("baseline", "baseline", BASELINE_COLOR, -0.05),
+            ("accuracy", wrapped(arms[0], 60, lines=1), ARM_COLOR, 0.05),
         ):
             bounds = in_points(table, name)
-            level.plot(at + shift, bounds[0], color=colour, lw=1.2, alpha=0.7, label=label)
-            draw_points(level, at + shift, bounds, colour=colour)
+            level.plot(at + shift, bounds[0], color=color, lw=1.2, alpha=0.7, label=label)
+            draw_points(level, at + shift, bounds, color=color)
         level.set(ylabel="accuracy (%)", xlim=(-0.5, len(table) - 0.5))
         level.legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
         level.set_xticks(at, labels)
@@ -109,11 +109,11 @@ def figure_error_kinds(table: pd.DataFrame) -> Figure:
         figure, ax = plt.subplots(figsize=(8.2, 1.5 + 0.46 * len(table)))
         bars = (
             (before, "#dddddd", "wrong before repair"),
-            (corrected, ARM_COLOUR, "of these, corrected"),
-            (-introduced, OUTCOME_COLOURS["wrong"], "introduced"),
+            (corrected, ARM_COLOR, "of these, corrected"),
+            (-introduced, OUTCOME_COLORS["wrong"], "introduced"),
         )
-        for values, colour, label in bars:
-            ax.barh(rows, values, height=0.62, color=colour, label=label)
+        for values, color, label in bars:
+            ax.barh(rows, values, height=0.62, color=color, label=label)
         for row, (right, left, total) in enumerate(zip(corrected, introduced, before, strict=True)):
             for x, text, side in (
                 (max(right, total), f"{right:.0f} of {total:.0f}", "left"),
@@ -209,18 +209,18 @@ def _draw_change(ax: Axes, rows: pd.DataFrame) -> None:
 
 
 def _draw_strip(ax: Axes, rows: pd.DataFrame) -> None:
-    colours = {-1: OUTCOME_COLOURS["wrong"], 0: "#9a9a9a", 1: OUTCOME_COLOURS["correct"]}
+    colors = {-1: OUTCOME_COLORS["wrong"], 0: "#9a9a9a", 1: OUTCOME_COLORS["correct"]}
     ticks = []
     for correctness, label in CORRECTNESS_CHANGES.items():
         chosen = rows.loc[rows["correctness_change"] == correctness, "change"]
         change = chosen.to_numpy(dtype=float)
         change = change[np.isfinite(change)]
         spread = (np.arange(len(change)) * 0.6180339887 % 1.0 - 0.5) * 0.5  # even, not random
-        ax.scatter(correctness + spread, change, s=12, c=colours[correctness], alpha=0.35, lw=0)
+        ax.scatter(correctness + spread, change, s=12, c=colors[correctness], alpha=0.35, lw=0)
         if len(change):
             mean, low, high = (np.array([end]) for end in _mean_interval(change))
             at = np.array([correctness + 0.36])
-            draw_points(ax, at, (mean, low, high), colour=INK, marker="D")
+            draw_points(ax, at, (mean, low, high), color=INK, marker="D")
         ticks.append(f"{label}\nn = {len(change):,}")
     draw_zero(ax)
     ax.set_xticks(list(CORRECTNESS_CHANGES), ticks)

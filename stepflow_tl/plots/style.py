@@ -1,4 +1,4 @@
-"""What all figures share: colours, settings, text that is never markup, files."""
+"""What all figures share: colors, settings, text that is never markup, files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 
-OUTCOME_COLOURS = {"correct": "#2b6a99", "wrong": "#c23b3b"}
+OUTCOME_COLORS = {"correct": "#2b6a99", "wrong": "#c23b3b"}
 
-BASELINE_COLOUR = "#7a7a7a"
-ARM_COLOUR = "#2b6a99"
-FAMILY_COLOURS = ("#2b6a99", "#d9822b", "#3f9b5a", "#8e5ea2", "#4fa9c9", "#c23b3b", "#6b6b6b")
+BASELINE_COLOR = "#7a7a7a"
+ARM_COLOR = "#2b6a99"
+FAMILY_COLORS = ("#2b6a99", "#d9822b", "#3f9b5a", "#8e5ea2", "#4fa9c9", "#c23b3b", "#6b6b6b")
 FAMILY_MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 FAINT = "#eeeeee"
 INK = "#333333"
