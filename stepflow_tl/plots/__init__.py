@@ -5,9 +5,14 @@ given, or makes one; `save_figure` writes files that are byte-identical for equa
 """
 
 from stepflow_tl.plots.ablations import PAPER_STRENGTHS, figure_layer_ablation, figure_strengths
-from stepflow_tl.plots.comparisons import PUBLISHED, figure_accuracy, figure_arms, figure_strategies
+from stepflow_tl.plots.comparisons import (
+    PUBLISHED_NOTE,
+    figure_accuracy,
+    figure_arms,
+    figure_strategies,
+)
 from stepflow_tl.plots.compute import figure_compute
-from stepflow_tl.plots.curves import CURVES, figure_layer_curves
+from stepflow_tl.plots.curves import MEASURE_LABELS, figure_layer_curves
 from stepflow_tl.plots.maps import (
     COLOR_MAP,
     SEGMENT_COLORS,
@@ -27,10 +32,10 @@ from stepflow_tl.plots.style import OUTCOME_COLORS, STYLE, save_figure
 
 __all__ = [
     "COLOR_MAP",
-    "CURVES",
+    "MEASURE_LABELS",
     "OUTCOME_COLORS",
     "PAPER_STRENGTHS",
-    "PUBLISHED",
+    "PUBLISHED_NOTE",
     "SEGMENT_COLORS",
     "STYLE",
     "figure_accuracy",

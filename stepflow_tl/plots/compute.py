@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from stepflow_tl.plots.marks import checked, draw_points, in_points, interval
+from stepflow_tl.plots.marks import checked_table, draw_points, interval_columns, percentages
 from stepflow_tl.plots.style import FAMILY_COLORS, FAMILY_MARKERS, STYLE, wrapped
 
 
@@ -28,8 +28,8 @@ def figure_compute(table: pd.DataFrame) -> Figure:
     Raises:
         ValueError: The table is empty or lacks columns, or compute is not positive.
     """
-    columns = ("arm", "family", "compute", *interval("accuracy"))
-    table = checked(table, "figure_compute", "arm", columns)
+    columns = ("arm", "family", "compute", *interval_columns("accuracy"))
+    table = checked_table(table, "figure_compute", "arm", columns)
     if not (table["compute"] > 0).all():
         raise ValueError(f"expected compute above 0, got {table['compute'].min()}")
     families = list(dict.fromkeys(table["family"]))
@@ -41,7 +41,7 @@ def figure_compute(table: pd.DataFrame) -> Figure:
             color = colors[family] = FAMILY_COLORS[i % len(FAMILY_COLORS)]
             marker = FAMILY_MARKERS[i % len(FAMILY_MARKERS)]
             rows = table[table["family"] == family].sort_values("compute", kind="stable")
-            bounds, at = in_points(rows, "accuracy"), rows["compute"].to_numpy(dtype=float)
+            bounds, at = percentages(rows, "accuracy"), rows["compute"].to_numpy(dtype=float)
             ax.plot(at, bounds[0], color=color, lw=1.2, alpha=0.6)
             draw_points(ax, at, bounds, color=color, marker=marker)
         low, high = np.log2(table["compute"].min()), np.log2(table["compute"].max())
@@ -62,7 +62,7 @@ def _label_points(figure: Figure, ax: Axes, table: pd.DataFrame, colors: list[st
     """Write each arm's name beside its point or interval, where it covers least of the drawing."""
     figure.draw_without_rendering()  # places the axes
     pixels = figure.dpi / 72.0
-    value, low, high = in_points(table, "accuracy")
+    value, low, high = percentages(table, "accuracy")
     at = table["compute"].to_numpy(dtype=float)
     x, y = ax.transData.transform(np.column_stack([at, value])).T
     bottom, top = (
@@ -84,7 +84,7 @@ def _label_points(figure: Figure, ax: Axes, table: pd.DataFrame, colors: list[st
     places, boxes = [], []
     for i, label in enumerate(labels):
         extent = label.get_window_extent()
-        options = _places((top[i] - y[i]) / pixels, (bottom[i] - y[i]) / pixels)
+        options = _label_offsets((top[i] - y[i]) / pixels, (bottom[i] - y[i]) / pixels)
         places.append(options)
         centers = np.array([x[i], y[i]]) + options * pixels
         size = np.array([extent.width, extent.height])
@@ -106,7 +106,7 @@ def _label_points(figure: Figure, ax: Axes, table: pd.DataFrame, colors: list[st
         label.set_verticalalignment("center" if dy == 0 else "bottom" if dy > 0 else "top")
 
 
-def _places(up: float, down: float) -> Float[np.ndarray, "place xy"]:
+def _label_offsets(up: float, down: float) -> Float[np.ndarray, "place xy"]:
     """Where a label may stand around its point and the ends of its interval, in points."""
     heights = (0, 6, -6, 14, -14, 24, -24, up - 8, down + 8)
     beside = [(dx, dy) for dx in (8, -8, 16, -16) for dy in heights]

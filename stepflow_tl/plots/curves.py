@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from stepflow_tl.models.layers import Band, resolve_layers
 from stepflow_tl.plots.style import OUTCOME_COLORS, STYLE
 
-CURVES: Mapping[str, str] = {
+MEASURE_LABELS: Mapping[str, str] = {
     "lock_in": "Shallow Lock-in:\nshare on own step + neighbor",
     "question_share": "thinking: share on the question",
     "earlier_share": "thinking: share on earlier steps",
@@ -21,11 +21,11 @@ CURVES: Mapping[str, str] = {
     "half_life": "summary: half-life over distance (steps)",
     "final_heat_anomaly": "final heat anomaly\n(summary block / thinking block)",
 }
-"""The figures drawn by layer, and their axis labels."""
+"""The measures drawn by layer, and their axis labels."""
 
 
 def figure_layer_curves(comparison: pd.DataFrame, *, n_layers: int) -> Figure:
-    """The failure figures by layer, correct beside wrong, with their 95% intervals.
+    """The measures of failure by layer, correct beside wrong, with their 95% intervals.
 
     Args:
         comparison: What `stepflow_tl.analysis.diagnostics.compare_groups` returns.
@@ -35,8 +35,8 @@ def figure_layer_curves(comparison: pd.DataFrame, *, n_layers: int) -> Figure:
     counts = {name: int(comparison[f"n_{name}"].iloc[0]) for name in OUTCOME_COLORS}
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(2, 3, figsize=(12.5, 6.6), sharex=True)
-        for ax, (figure_name, label) in zip(axes.flat, CURVES.items(), strict=True):
-            rows = comparison[comparison["figure"] == figure_name]
+        for ax, (measure, label) in zip(axes.flat, MEASURE_LABELS.items(), strict=True):
+            rows = comparison[comparison["figure"] == measure]
             for band in bands:
                 layers = resolve_layers(band, n_layers)
                 ax.axvspan(layers[0] - 0.5, layers[-1] + 0.5, color="#eeeeee", zorder=0)
@@ -51,7 +51,7 @@ def figure_layer_curves(comparison: pd.DataFrame, *, n_layers: int) -> Figure:
                     lw=0,
                 )
             ax.set(ylabel=label, xlim=(-0.5, n_layers - 0.5))
-            if figure_name == "final_heat_anomaly":
+            if measure == "final_heat_anomaly":
                 ax.set_yscale("log")  # a ratio, of means that may be tiny
         for ax in axes[1]:
             ax.set_xlabel("layer (gray: shallow and deep quarter)")
