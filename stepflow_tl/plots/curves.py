@@ -8,7 +8,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.lines import Line2D
 
 from stepflow_tl.models.layers import Band, resolve_layers
 from stepflow_tl.plots.style import OUTCOME_COLORS, STYLE
@@ -22,6 +22,8 @@ MEASURE_LABELS: Mapping[str, str] = {
     "final_heat_anomaly": "final heat anomaly\n(summary block / thinking block)",
 }
 """The measures drawn by layer, and their axis labels."""
+
+_LINES = {"correct": ("o", "-"), "wrong": ("s", "--")}  # told apart in gray too
 
 
 def figure_layer_curves(comparison: pd.DataFrame, *, n_layers: int) -> Figure:
@@ -41,7 +43,8 @@ def figure_layer_curves(comparison: pd.DataFrame, *, n_layers: int) -> Figure:
                 layers = resolve_layers(band, n_layers)
                 ax.axvspan(layers[0] - 0.5, layers[-1] + 0.5, color="#eeeeee", zorder=0)
             for outcome, color in OUTCOME_COLORS.items():
-                ax.plot(rows["layer"], rows[outcome], color=color, marker="o", ms=4)
+                marker, dashes = _LINES[outcome]
+                ax.plot(rows["layer"], rows[outcome], dashes, color=color, marker=marker, ms=4)
                 ax.fill_between(
                     rows["layer"],
                     rows[f"{outcome}_low"],
@@ -57,7 +60,14 @@ def figure_layer_curves(comparison: pd.DataFrame, *, n_layers: int) -> Figure:
             ax.set_xlabel("layer (gray: shallow and deep quarter)")
         figure.legend(
             handles=[
-                Patch(color=color, label=f"{outcome} traces (n = {counts[outcome]})")
+                Line2D(
+                    [],
+                    [],
+                    color=color,
+                    marker=_LINES[outcome][0],
+                    ls=_LINES[outcome][1],
+                    label=f"{outcome} traces (n = {counts[outcome]})",
+                )
                 for outcome, color in OUTCOME_COLORS.items()
             ],
             loc="outside upper center",
