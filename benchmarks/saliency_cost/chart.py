@@ -17,12 +17,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from saliency_cost.runs import Row
 from saliency_cost.tables import Clock, first_error, methods_of, peak, ratios, tokens_of
 from stepflow_tl.plots import STYLE, save_figure
-from stepflow_tl.plots.style import BASELINE_COLOUR, FAMILY_COLOURS
+from stepflow_tl.plots.style import BASELINE_COLOR, FAMILY_COLORS
 
-_BLUE, _ORANGE, _GREEN, _PURPLE, _SKY, _RED, _ = FAMILY_COLOURS
+_BLUE, _ORANGE, _GREEN, _PURPLE, _SKY, _RED, _ = FAMILY_COLORS
 _DASHED, _DOTTED = (0, (5, 2)), (0, (1, 1.5))
 LOOKS: Mapping[str, tuple[str, str, Any]] = {
-    "forward + backward": (BASELINE_COLOUR, "X", _DASHED),
+    "forward + backward": (BASELINE_COLOR, "X", _DASHED),
     "naive": (_RED, "P", _DASHED),
     "run_with_cache": (_ORANGE, "s", _DASHED),
     "hooks": (_SKY, "v", "-"),
@@ -31,7 +31,7 @@ LOOKS: Mapping[str, tuple[str, str, Any]] = {
     "fused + checkpoint": (_PURPLE, "^", "-"),
     "streamed": (_BLUE, "o", "-"),
 }
-"""Colour, marker and line of each method. Other packages are not drawn: what they compute is no
+"""Color, marker and line of each method. Other packages are not drawn: what they compute is no
 step map, and their times are of another unit."""
 
 Line = tuple[list[int], list[float]]
@@ -81,8 +81,8 @@ def _panel(
     ax.set_yscale("log")
     drawn = {method: line for method, line in lines.items() if line[0]}
     for method, (at, values) in drawn.items():
-        colour, marker, style = LOOKS[method]
-        ax.plot(at, values, color=colour, marker=marker, ls=style, ms=5, lw=1.6)
+        color, marker, style = LOOKS[method]
+        ax.plot(at, values, color=color, marker=marker, ls=style, ms=5, lw=1.6)
     ax.xaxis.set_major_locator(FixedLocator(tokens))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{int(x):,}"))

@@ -1,37 +1,50 @@
-"""Matplotlib figures: maps and arcs of one trace, failure curves by layer, results of experiments.
+"""Matplotlib figures: maps and arcs of one trace, measures by layer, results of experiments.
 
-These functions read results and never touch a model. Each draws into the axes or figure it is
-given, or makes one; `save_figure` writes files that are byte-identical for equal data.
+These functions read results and never touch a model. A step map or a table comes in, and is drawn
+into the axes or figure that is given, or one that is made; `save_figure` writes files that are
+byte-identical for equal data. In reading order:
+
+* ``style``: colors and fonts, text that is never markup, files;
+* ``labels``, ``segments``: steps named by their words, and by the segment that they lie in;
+* ``map_parts``, ``maps``, ``flow``: step maps and token maps, and arcs between steps;
+* ``marks``: points with intervals, for ``curves``, ``comparisons``, ``ablations``, ``compute`` and
+  ``repair``, which draw the tables of experiments;
+* ``notebook``: CircuitsVis views, offline and safe.
 """
 
 from stepflow_tl.plots.ablations import PAPER_STRENGTHS, figure_layer_ablation, figure_strengths
-from stepflow_tl.plots.comparisons import PUBLISHED, figure_accuracy, figure_arms, figure_strategies
+from stepflow_tl.plots.comparisons import (
+    PUBLISHED_NOTE,
+    figure_accuracy,
+    figure_arms,
+    figure_strategies,
+)
 from stepflow_tl.plots.compute import figure_compute
-from stepflow_tl.plots.curves import CURVES, figure_layer_curves
+from stepflow_tl.plots.curves import MEASURE_LABELS, figure_layer_curves
+from stepflow_tl.plots.flow import figure_step_flow, plot_step_flow
+from stepflow_tl.plots.map_parts import COLOR_MAP, saliency_label
 from stepflow_tl.plots.maps import (
-    COLOUR_MAP,
-    SEGMENT_COLOURS,
-    figure_step_flow,
+    figure_step_maps,
     figure_token_and_step_maps,
-    plot_step_flow,
     plot_step_map,
     plot_token_map,
-    saliency_label,
 )
 from stepflow_tl.plots.repair import (
     figure_difficulty_gain,
     figure_error_kinds,
     figure_repair_effect,
 )
-from stepflow_tl.plots.style import OUTCOME_COLOURS, STYLE, save_figure
+from stepflow_tl.plots.segments import SEGMENT_COLORS, SEGMENT_MARKERS
+from stepflow_tl.plots.style import OUTCOME_COLORS, STYLE, save_figure
 
 __all__ = [
-    "COLOUR_MAP",
-    "CURVES",
-    "OUTCOME_COLOURS",
+    "COLOR_MAP",
+    "MEASURE_LABELS",
+    "OUTCOME_COLORS",
     "PAPER_STRENGTHS",
-    "PUBLISHED",
-    "SEGMENT_COLOURS",
+    "PUBLISHED_NOTE",
+    "SEGMENT_COLORS",
+    "SEGMENT_MARKERS",
     "STYLE",
     "figure_accuracy",
     "figure_arms",
@@ -42,6 +55,7 @@ __all__ = [
     "figure_layer_curves",
     "figure_repair_effect",
     "figure_step_flow",
+    "figure_step_maps",
     "figure_strategies",
     "figure_strengths",
     "figure_token_and_step_maps",

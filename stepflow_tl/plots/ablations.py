@@ -14,13 +14,13 @@ from matplotlib.patches import Rectangle
 from stepflow_tl.errors import SettingError
 from stepflow_tl.plots.marks import (
     SIGNIFICANT,
-    checked,
+    checked_table,
     draw_curve,
     draw_points,
     draw_zero,
-    in_points,
-    interval,
-    significance_key,
+    interval_columns,
+    percentages,
+    significance_legend,
     significant,
 )
 from stepflow_tl.plots.style import FAINT, INK, STYLE, percent, signed, wrapped
@@ -43,8 +43,8 @@ def figure_layer_ablation(table: pd.DataFrame) -> Figure:
     Raises:
         ValueError: The table is empty or lacks columns, or a kind is neither of the two.
     """
-    columns = ("component", "place", "kind", "layer", *interval("difference"), "p_holm")
-    table = checked(table, "figure_layer_ablation", "component and place", columns)
+    columns = ("component", "place", "kind", "layer", *interval_columns("difference"), "p_holm")
+    table = checked_table(table, "figure_layer_ablation", "component and place", columns)
     drawn = {"band": _draw_bands, "layer": _draw_layers}
     if strange := sorted({str(kind) for kind in table["kind"]} - set(drawn)):
         raise SettingError(f"expected kinds band and layer, got {', '.join(strange)}")
@@ -70,7 +70,7 @@ def figure_layer_ablation(table: pd.DataFrame) -> Figure:
             row[0].set_title(wrapped(component, 30 if kinds[0] == "band" else 70), loc="left")
         for ax, kind in zip(axes[-1], kinds, strict=True):
             ax.set_xlabel("band of layers" if kind == "band" else "single layer")
-        significance_key(figure)
+        significance_legend(figure)
     return figure
 
 
@@ -86,7 +86,7 @@ def figure_strengths(table: pd.DataFrame) -> Figure:
         ValueError: The table is empty or lacks columns, or a pair of strengths comes twice.
     """
     columns = ("tau_max", "alpha", "accuracy", "difference", "p_value", "p_holm")
-    table = checked(table, "figure_strengths", "pair of strengths", columns)
+    table = checked_table(table, "figure_strengths", "pair of strengths", columns)
     if (twice := table[table.duplicated(["tau_max", "alpha"])]).size:
         pair = twice.iloc[0]
         raise SettingError(
@@ -108,12 +108,12 @@ def figure_strengths(table: pd.DataFrame) -> Figure:
             row, column = taus.index(cell["tau_max"]), alphas.index(cell["alpha"])
             if (cell["tau_max"], cell["alpha"]) == (0, 0):
                 ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=FAINT, lw=0))
-                text, colour = f"baseline\n{percent(cell['accuracy'])}", INK
+                text, color = f"baseline\n{percent(cell['accuracy'])}", INK
             else:
                 grid[row, column] = value
-                text = signed(value) + _mark(cell["p_value"], cell["p_holm"])
-                colour = "white" if abs(value) > 0.6 * limit else INK
-            ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+                text = signed(value) + _significance_mark(cell["p_value"], cell["p_holm"])
+                color = "white" if abs(value) > 0.6 * limit else INK
+            ax.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
         image = ax.imshow(
             np.ma.masked_invalid(grid), cmap=DIVERGING_MAP, norm=norm, origin="lower", aspect="auto"
         )
@@ -128,7 +128,7 @@ def figure_strengths(table: pd.DataFrame) -> Figure:
         ax.set_xticks(range(len(alphas)), [f"{value:g}" for value in alphas])
         ax.set_yticks(range(len(taus)), [f"{value:g}" for value in taus])
         ax.set(xlabel="alpha (Step Momentum)", ylabel="tau_max (Odds-Equal Bridge)")
-        _between_cells(ax, *grid.shape)
+        _separate_cells(ax, *grid.shape)
         bar = figure.colorbar(image, ax=ax, aspect=22)
         bar.set_label("difference (percentage points)")
         bar.outline.set_visible(False)
@@ -137,7 +137,7 @@ def figure_strengths(table: pd.DataFrame) -> Figure:
 
 def _draw_bands(ax: Axes, rows: pd.DataFrame) -> None:
     at = np.arange(len(rows), dtype=float)
-    draw_points(ax, at, in_points(rows, "difference"), filled=significant(rows))
+    draw_points(ax, at, percentages(rows, "difference"), filled=significant(rows))
     ax.set_xticks(at, [wrapped(place, 14, lines=2) for place in rows["place"]])
     ax.set_xlim(-0.6, len(rows) - 0.4)
 
@@ -145,16 +145,16 @@ def _draw_bands(ax: Axes, rows: pd.DataFrame) -> None:
 def _draw_layers(ax: Axes, rows: pd.DataFrame) -> None:
     rows = rows.sort_values("layer")
     layers = rows["layer"].to_numpy(dtype=float)
-    draw_curve(ax, layers, in_points(rows, "difference"), filled=significant(rows))
+    draw_curve(ax, layers, percentages(rows, "difference"), filled=significant(rows))
 
 
-def _mark(p_value: float, p_holm: float) -> str:
+def _significance_mark(p_value: float, p_holm: float) -> str:
     if p_holm < SIGNIFICANT:
         return "∗"
     return " •" if p_value < SIGNIFICANT else ""
 
 
-def _between_cells(ax: Axes, rows: int, columns: int) -> None:
+def _separate_cells(ax: Axes, rows: int, columns: int) -> None:
     """White lines between cells, and no frame."""
     ax.set_xticks(np.arange(1, columns) - 0.5, minor=True)
     ax.set_yticks(np.arange(1, rows) - 0.5, minor=True)

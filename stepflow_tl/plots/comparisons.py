@@ -14,17 +14,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from stepflow_tl.plots.marks import (
-    checked,
+    checked_table,
     draw_points,
     draw_zero,
-    in_points,
-    interval,
-    significance_key,
+    interval_columns,
+    percentages,
+    significance_legend,
     significant,
 )
 from stepflow_tl.plots.style import (
-    ARM_COLOUR,
-    BASELINE_COLOUR,
+    ARM_COLOR,
+    BASELINE_COLOR,
     INK,
     STYLE,
     literal,
@@ -34,7 +34,7 @@ from stepflow_tl.plots.style import (
     wrapped,
 )
 
-PUBLISHED = "paper (Xu et al.), other models and benchmarks – not ours"
+PUBLISHED_NOTE = "paper (Xu et al.), other models and benchmarks – not ours"
 
 
 def figure_accuracy(table: pd.DataFrame, *, names: Sequence[str]) -> Figure:
@@ -62,7 +62,7 @@ def figure_arms(
     comparison: pd.DataFrame,
     *,
     published: pd.DataFrame | None = None,
-    published_as: str = PUBLISHED,
+    published_as: str = PUBLISHED_NOTE,
     title: str | None = None,
 ) -> Figure:
     """Difference of each arm to the baseline, with 95% intervals: a forest plot.
@@ -79,14 +79,16 @@ def figure_arms(
     Raises:
         ValueError: A table is empty or lacks columns, or no row is of group ``all``.
     """
-    columns = ["arm", "n", *interval("difference"), "accuracy", "baseline", "p_holm"]
-    table = checked(comparison, "figure_arms", "arm", columns)
+    columns = ["arm", "n", *interval_columns("difference"), "accuracy", "baseline", "p_holm"]
+    table = checked_table(comparison, "figure_arms", "arm", columns)
     if "group" in table.columns:
-        table = checked(table[table["group"] == "all"], "figure_arms", "arm of group all", columns)
+        table = checked_table(
+            table[table["group"] == "all"], "figure_arms", "arm of group all", columns
+        )
     labels = [wrapped(arm) for arm in table["arm"]]
     rows = [len(table)]
     if published is not None:
-        published = checked(
+        published = checked_table(
             published,
             "figure_arms",
             "published number",
@@ -106,18 +108,18 @@ def figure_arms(
         )
         ours = axes[0, 0]
         at = np.arange(len(table))
-        bounds = in_points(table, "difference")
-        draw_points(ours, at, bounds, filled=significant(table), sideways=True)
-        _rows(ours, labels)
-        draw_zero(ours, sideways=True)
-        _beside(ours, 64, "difference", [signed(value) for value in bounds[0]])
+        bounds = percentages(table, "difference")
+        draw_points(ours, at, bounds, filled=significant(table), horizontal=True)
+        _name_rows(ours, labels)
+        draw_zero(ours, horizontal=True)
+        _text_column(ours, 64, "difference", [signed(value) for value in bounds[0]])
         pairs = zip(table["baseline"], table["accuracy"], strict=True)
-        _beside(ours, 148, "accuracy (%)", [f"{percent(a)} → {percent(b)}" for a, b in pairs])
-        _beside(ours, 190, "n", [f"{n:,.0f}" for n in table["n"]])
+        _text_column(ours, 148, "accuracy (%)", [f"{percent(a)} → {percent(b)}" for a, b in pairs])
+        _text_column(ours, 190, "n", [f"{n:,.0f}" for n in table["n"]])
         if published is not None:
             _draw_published(axes[1, 0], published, published_as)
         axes[-1, 0].set_xlabel("difference to the baseline (percentage points, 95% interval)")
-        significance_key(figure)
+        significance_legend(figure)
         if title:
             figure.suptitle(literal_lines(title), fontsize=12)
     return figure
@@ -134,8 +136,8 @@ def figure_strategies(comparison: pd.DataFrame) -> Figure:
     Raises:
         ValueError: The table is empty or lacks columns.
     """
-    columns = ("strategy", "stepflow", *interval("accuracy"))
-    table = checked(comparison, "figure_strategies", "strategy, group and setting", columns)
+    columns = ("strategy", "stepflow", *interval_columns("accuracy"))
+    table = checked_table(comparison, "figure_strategies", "strategy, group and setting", columns)
     if "group" not in table.columns:
         table = table.assign(group="")
     groups, strategies = list(dict.fromkeys(table["group"])), list(dict.fromkeys(table["strategy"]))
@@ -143,7 +145,7 @@ def figure_strategies(comparison: pd.DataFrame) -> Figure:
     down = -(-len(groups) // 4)
     across = -(-len(groups) // down)
     height = 0.5 * len(strategies) + 0.12 * sum(label.count("\n") for label in labels) + 0.5
-    settings = ((False, "without StepFlow", BASELINE_COLOUR), (True, "with StepFlow", ARM_COLOUR))
+    settings = ((False, "without StepFlow", BASELINE_COLOR), (True, "with StepFlow", ARM_COLOR))
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(
             down,
@@ -155,14 +157,14 @@ def figure_strategies(comparison: pd.DataFrame) -> Figure:
         )
         for ax, group in zip(axes.flat, groups, strict=False):
             rows = table[table["group"] == group]
-            for on, _, colour in settings:
+            for on, _, color in settings:
                 chosen = rows[rows["stepflow"].astype(bool) == on]
                 at = np.array([strategies.index(name) for name in chosen["strategy"]], dtype=float)
                 at += 0.14 if on else -0.14
-                bounds = in_points(chosen, "accuracy")
-                draw_points(ax, at, bounds, filled=on, colour=colour, sideways=True)
+                bounds = percentages(chosen, "accuracy")
+                draw_points(ax, at, bounds, filled=on, color=color, horizontal=True)
             ax.set_title(wrapped(group, 28, lines=2))
-            _rows(ax, labels)
+            _name_rows(ax, labels)
         for ax in axes.flat[len(groups) :]:
             ax.set_visible(False)
         for ax in axes.flat[max(0, len(groups) - across) : len(groups)]:
@@ -175,12 +177,12 @@ def figure_strategies(comparison: pd.DataFrame) -> Figure:
                     [],
                     ls="",
                     marker="o",
-                    mec=colour,
-                    mfc=colour if on else "white",
+                    mec=color,
+                    mfc=color if on else "white",
                     mew=1.4,
                     label=label,
                 )
-                for on, label, colour in settings
+                for on, label, color in settings
             ],
             loc="outside upper center",
             ncols=2,
@@ -190,7 +192,7 @@ def figure_strategies(comparison: pd.DataFrame) -> Figure:
     return figure
 
 
-def _rows(ax: Axes, labels: Sequence[str]) -> None:
+def _name_rows(ax: Axes, labels: Sequence[str]) -> None:
     """Name the rows, first on top, every second one shaded."""
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.5, -0.5)
@@ -200,11 +202,11 @@ def _rows(ax: Axes, labels: Sequence[str]) -> None:
     ax.spines["left"].set_visible(False)
 
 
-def _beside(ax: Axes, points: int, head: str, cells: Sequence[str]) -> None:
+def _text_column(ax: Axes, points: int, head: str, cells: Sequence[str]) -> None:
     """A column of text whose right edge is so many points to the right of the axes."""
     style: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": 9}
     ax.annotate(
-        head, (1, 1), xytext=(points, 3), xycoords="axes fraction", color=BASELINE_COLOUR, **style
+        head, (1, 1), xytext=(points, 3), xycoords="axes fraction", color=BASELINE_COLOR, **style
     )
     by_row = ax.get_yaxis_transform()
     for row, cell in enumerate(cells):
@@ -217,10 +219,12 @@ def _draw_published(ax: Axes, published: pd.DataFrame, marked: str) -> None:
     values = 100.0 * published["difference"].to_numpy(dtype=float)
     ax.scatter(values, range(len(values)), marker="D", s=30, c="#a6a6a6", zorder=3)
     named = zip(published["label"], published["benchmark"], published["model"], strict=True)
-    _rows(ax, [wrapped(f"{label}: {benchmark}, {model}", 44) for label, benchmark, model in named])
-    _beside(ax, 64, "", [signed(value) for value in values])
-    ax.tick_params(axis="y", labelcolor=BASELINE_COLOUR, labelsize=9)
-    ax.set_title(
-        literal_lines(marked), fontsize=9, color=BASELINE_COLOUR, loc="left", style="italic"
+    _name_rows(
+        ax, [wrapped(f"{label}: {benchmark}, {model}", 44) for label, benchmark, model in named]
     )
-    draw_zero(ax, sideways=True)
+    _text_column(ax, 64, "", [signed(value) for value in values])
+    ax.tick_params(axis="y", labelcolor=BASELINE_COLOR, labelsize=9)
+    ax.set_title(
+        literal_lines(marked), fontsize=9, color=BASELINE_COLOR, loc="left", style="italic"
+    )
+    draw_zero(ax, horizontal=True)

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from stepflow_tl.errors import SettingError
-from stepflow_tl.plots.marks import checked, draw_points, in_points, interval
-from stepflow_tl.plots.style import FAMILY_COLOURS, FAMILY_MARKERS, STYLE, wrapped
+from stepflow_tl.plots.marks import checked_table, draw_points, interval_columns, percentages
+from stepflow_tl.plots.style import FAMILY_COLORS, FAMILY_MARKERS, STYLE, wrapped
 
 
 def figure_compute(table: pd.DataFrame) -> Figure:
@@ -29,22 +29,22 @@ def figure_compute(table: pd.DataFrame) -> Figure:
     Raises:
         ValueError: The table is empty or lacks columns, or compute is not positive.
     """
-    columns = ("arm", "family", "compute", *interval("accuracy"))
-    table = checked(table, "figure_compute", "arm", columns)
+    columns = ("arm", "family", "compute", *interval_columns("accuracy"))
+    table = checked_table(table, "figure_compute", "arm", columns)
     if not (table["compute"] > 0).all():
         raise SettingError(f"expected compute above 0, got {table['compute'].min()}")
     families = list(dict.fromkeys(table["family"]))
     with mpl.rc_context(STYLE):
         figure, ax = plt.subplots(figsize=(7.6, 4.8))
         ax.set_xscale("log", base=2)
-        colours = {}
+        colors = {}
         for i, family in enumerate(families):
-            colour = colours[family] = FAMILY_COLOURS[i % len(FAMILY_COLOURS)]
+            color = colors[family] = FAMILY_COLORS[i % len(FAMILY_COLORS)]
             marker = FAMILY_MARKERS[i % len(FAMILY_MARKERS)]
             rows = table[table["family"] == family].sort_values("compute", kind="stable")
-            bounds, at = in_points(rows, "accuracy"), rows["compute"].to_numpy(dtype=float)
-            ax.plot(at, bounds[0], color=colour, lw=1.2, alpha=0.6)
-            draw_points(ax, at, bounds, colour=colour, marker=marker)
+            bounds, at = percentages(rows, "accuracy"), rows["compute"].to_numpy(dtype=float)
+            ax.plot(at, bounds[0], color=color, lw=1.2, alpha=0.6)
+            draw_points(ax, at, bounds, color=color, marker=marker)
         low, high = np.log2(table["compute"].min()), np.log2(table["compute"].max())
         ax.set_xlim(2 ** (low - 0.35), 2 ** (max(high, low + 1) + 0.35))
         ax.xaxis.set_major_locator(LogLocator(base=2, numticks=12))
@@ -55,15 +55,15 @@ def figure_compute(table: pd.DataFrame) -> Figure:
             ylabel="accuracy (%, 95% interval)",
         )
         ax.margins(y=0.12)
-        _label_points(figure, ax, table, [colours[family] for family in table["family"]])
+        _label_points(figure, ax, table, [colors[family] for family in table["family"]])
     return figure
 
 
-def _label_points(figure: Figure, ax: Axes, table: pd.DataFrame, colours: list[str]) -> None:
+def _label_points(figure: Figure, ax: Axes, table: pd.DataFrame, colors: list[str]) -> None:
     """Write each arm's name beside its point or interval, where it covers least of the drawing."""
     figure.draw_without_rendering()  # places the axes
     pixels = figure.dpi / 72.0
-    value, low, high = in_points(table, "accuracy")
+    value, low, high = percentages(table, "accuracy")
     at = table["compute"].to_numpy(dtype=float)
     x, y = ax.transData.transform(np.column_stack([at, value])).T
     bottom, top = (
@@ -80,16 +80,16 @@ def _label_points(figure: Figure, ax: Axes, table: pd.DataFrame, colours: list[s
         ax.annotate(
             wrapped(arm, 29), xy, xytext=(0, 0), textcoords="offset points", fontsize=8.5, color=c
         )
-        for arm, xy, c in zip(table["arm"], zip(at, value, strict=True), colours, strict=True)
+        for arm, xy, c in zip(table["arm"], zip(at, value, strict=True), colors, strict=True)
     ]
     places, boxes = [], []
     for i, label in enumerate(labels):
         extent = label.get_window_extent()
-        options = _places((top[i] - y[i]) / pixels, (bottom[i] - y[i]) / pixels)
+        options = _label_offsets((top[i] - y[i]) / pixels, (bottom[i] - y[i]) / pixels)
         places.append(options)
-        centres = np.array([x[i], y[i]]) + options * pixels
+        centers = np.array([x[i], y[i]]) + options * pixels
         size = np.array([extent.width, extent.height])
-        corner = centres + (np.sign(options) - 1) * size / 2
+        corner = centers + (np.sign(options) - 1) * size / 2
         boxes.append(np.column_stack([corner, corner + size]))
     inside = np.asarray(ax.get_window_extent().extents)
     chosen = [0] * len(labels)
@@ -107,7 +107,7 @@ def _label_points(figure: Figure, ax: Axes, table: pd.DataFrame, colours: list[s
         label.set_verticalalignment("center" if dy == 0 else "bottom" if dy > 0 else "top")
 
 
-def _places(up: float, down: float) -> Float[np.ndarray, "place xy"]:
+def _label_offsets(up: float, down: float) -> Float[np.ndarray, "place xy"]:
     """Where a label may stand around its point and the ends of its interval, in points."""
     heights = (0, 6, -6, 14, -14, 24, -24, up - 8, down + 8)
     beside = [(dx, dy) for dx in (8, -8, 16, -16) for dy in heights]

@@ -8,57 +8,67 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.lines import Line2D
 
 from stepflow_tl.models.layers import Band, resolve_layers
-from stepflow_tl.plots.style import OUTCOME_COLOURS, STYLE
+from stepflow_tl.plots.style import OUTCOME_COLORS, STYLE
 
-CURVES: Mapping[str, str] = {
-    "lock_in": "Shallow Lock-in:\nshare on own step + neighbour",
+MEASURE_LABELS: Mapping[str, str] = {
+    "lock_in": "Shallow Lock-in:\nshare on own step + neighbor",
     "question_share": "thinking: share on the question",
     "earlier_share": "thinking: share on earlier steps",
     "summary_on_thinking": "Deep Decay:\nsummary's share on thinking",
     "half_life": "summary: half-life over distance (steps)",
     "final_heat_anomaly": "final heat anomaly\n(summary block / thinking block)",
 }
-"""The figures drawn by layer, and their axis labels."""
+"""The measures drawn by layer, and their axis labels."""
+
+_LINES = {"correct": ("o", "-"), "wrong": ("s", "--")}  # told apart in gray too
 
 
 def figure_layer_curves(comparison: pd.DataFrame, *, n_layers: int) -> Figure:
-    """The failure figures by layer, correct beside wrong, with their 95% intervals.
+    """The measures of failure by layer, correct beside wrong, with their 95% intervals.
 
     Args:
         comparison: What `stepflow_tl.analysis.diagnostics.compare_groups` returns.
         n_layers: Number of layers of the model, to shade its shallow and deep bands.
     """
     bands: tuple[Band, ...] = ("shallow", "deep")
-    counts = {name: int(comparison[f"n_{name}"].iloc[0]) for name in OUTCOME_COLOURS}
+    counts = {name: int(comparison[f"n_{name}"].iloc[0]) for name in OUTCOME_COLORS}
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(2, 3, figsize=(12.5, 6.6), sharex=True)
-        for ax, (figure_name, label) in zip(axes.flat, CURVES.items(), strict=True):
-            rows = comparison[comparison["figure"] == figure_name]
+        for ax, (measure, label) in zip(axes.flat, MEASURE_LABELS.items(), strict=True):
+            rows = comparison[comparison["figure"] == measure]
             for band in bands:
                 layers = resolve_layers(band, n_layers)
                 ax.axvspan(layers[0] - 0.5, layers[-1] + 0.5, color="#eeeeee", zorder=0)
-            for outcome, colour in OUTCOME_COLOURS.items():
-                ax.plot(rows["layer"], rows[outcome], color=colour, marker="o", ms=4)
+            for outcome, color in OUTCOME_COLORS.items():
+                marker, dashes = _LINES[outcome]
+                ax.plot(rows["layer"], rows[outcome], dashes, color=color, marker=marker, ms=4)
                 ax.fill_between(
                     rows["layer"],
                     rows[f"{outcome}_low"],
                     rows[f"{outcome}_high"],
-                    color=colour,
+                    color=color,
                     alpha=0.2,
                     lw=0,
                 )
             ax.set(ylabel=label, xlim=(-0.5, n_layers - 0.5))
-            if figure_name == "final_heat_anomaly":
+            if measure == "final_heat_anomaly":
                 ax.set_yscale("log")  # a ratio, of means that may be tiny
         for ax in axes[1]:
-            ax.set_xlabel("layer (grey: shallow and deep quarter)")
+            ax.set_xlabel("layer (gray: shallow and deep quarter)")
         figure.legend(
             handles=[
-                Patch(color=colour, label=f"{outcome} traces (n = {counts[outcome]})")
-                for outcome, colour in OUTCOME_COLOURS.items()
+                Line2D(
+                    [],
+                    [],
+                    color=color,
+                    marker=_LINES[outcome][0],
+                    ls=_LINES[outcome][1],
+                    label=f"{outcome} traces (n = {counts[outcome]})",
+                )
+                for outcome, color in OUTCOME_COLORS.items()
             ],
             loc="outside upper center",
             ncols=2,

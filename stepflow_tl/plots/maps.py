@@ -1,30 +1,40 @@
-"""Token maps, step maps and the arcs of step-to-step flow."""
+"""Token maps and step maps, alone or side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Arc, Patch, Rectangle
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from stepflow_tl.models.layers import Band
-from stepflow_tl.plots.style import STYLE, literal_lines
+from stepflow_tl.errors import SettingError
+from stepflow_tl.plots.labels import Along, name_steps
+from stepflow_tl.plots.map_parts import (
+    SHARE,
+    color_bar,
+    color_scale,
+    draw_lower_triangle,
+    draw_steps,
+    expected_side,
+    mean_scores,
+    name_length,
+    new_axes,
+    row_shares,
+    saliency_label,
+)
+from stepflow_tl.plots.segments import mark_segments, segment_legend, separate_segments
+from stepflow_tl.plots.style import POINTS, STYLE, literal_lines
 from stepflow_tl.saliency.maps import StepMap
-from stepflow_tl.traces.trace import Segment, Step, Trace
+from stepflow_tl.traces.trace import Trace
 
-SEGMENT_COLOURS = {"question": "#3b6fb6", "thinking": "#e08a2e", "summary": "#3f9b5a"}
-COLOUR_MAP = "magma_r"
-_GAMMA = 0.5  # colour follows the square root, so that faint flow stays visible
-_KIND_CHARACTERS = 18
+_SIDE, _BESIDE = 3.7, 1.9  # inches: of a map beside others, and of what is named beside it
 
 
 def plot_step_map(
@@ -34,25 +44,27 @@ def plot_step_map(
     title: str = "",
     vmax: float | None = None,
     colorbar: bool = True,
+    legend: bool = True,
 ) -> Axes:
     """Draw a step map, averaged over its layers and heads.
 
     Args:
         step_map: The map; `StepMap.normalize("row")` makes rows comparable.
-        ax: Where to; None for a new figure.
+        ax: Where to, in a figure of constrained layout; None for a new figure.
         title: Above the map.
-        vmax: Value of the darkest colour, to share a scale between maps.
-        colorbar: Draw the labelled colour scale.
+        vmax: Value of the darkest color, to share a scale between maps.
+        colorbar: Draw the labeled color scale; `figure_step_maps` draws one for several maps.
+        legend: Say, in the map's empty half, which color is which segment.
     """
-    scores = _mean_scores(step_map)
-    ax = _axes(ax)
-    norm = PowerNorm(_GAMMA, vmin=0.0, vmax=vmax or _top(scores))
-    _draw_lower_triangle(ax, scores, norm)
-    _mark_segments(ax, step_map.steps, len(step_map.steps))
-    _number_steps(ax, step_map.steps)
-    ax.set(title=literal_lines(title), xlabel="key step (source)", ylabel="query step (reader)")
+    ax = new_axes((7.0, 6.2)) if ax is None else ax
+    values = mean_scores(step_map)
+    scale = color_scale([values], vmax)
+    draw_steps(ax, step_map.steps, values, scale, side=expected_side(ax, colorbar=colorbar))
+    ax.set_title(literal_lines(title))
+    if legend:
+        segment_legend(ax, step_map.steps, loc="upper right", fontsize=8)
     if colorbar:
-        _colour_scale(ax, norm, saliency_label(step_map))
+        color_bar(ax, scale, saliency_label(step_map))
     return ax
 
 
@@ -64,83 +76,90 @@ def plot_token_map(
     title: str = "",
     vmax: float | None = None,
     colorbar: bool = True,
+    legend: bool = True,
 ) -> Axes:
-    """Draw a token map, rows normalised to sum to one, segments marked, steps outlined.
+    """Draw a token map, rows normalized to sum to one, segments marked, steps outlined and named.
 
     Args:
         scores: Token scores of one layer, or a mean over layers.
         trace: The trace they belong to.
-        ax: Where to; None for a new figure.
+        ax: Where to, in a figure of constrained layout; None for a new figure.
         title: Above the map.
-        vmax: Value of the darkest colour, to share a scale between maps.
-        colorbar: Draw the labelled colour scale.
+        vmax: Value of the darkest color, to share a scale between maps.
+        colorbar: Draw the labeled color scale.
+        legend: Say, in the map's empty half, which color is which segment.
     """
-    ax = _axes(ax)
-    values = _row_shares(scores)
-    norm = PowerNorm(_GAMMA, vmin=0.0, vmax=vmax or _top(values))
-    _draw_lower_triangle(ax, values, norm)
-    _mark_segments(ax, trace.segments, len(trace))
-    for step in trace.steps:
-        corner = (step.start - 0.5, step.start - 0.5)
-        ax.add_patch(Rectangle(corner, len(step), len(step), fill=False, lw=0.5, ec="#5577aa"))
-    ax.set(title=literal_lines(title), xlabel="key token", ylabel="query token")
+    ax = new_axes((7.0, 6.2)) if ax is None else ax
+    values = row_shares(scores)
+    scale = color_scale([values], vmax)
+    _draw_tokens(ax, trace, values, scale, side=expected_side(ax, colorbar=colorbar))
+    ax.set_title(literal_lines(title))
+    if legend:
+        segment_legend(ax, trace.steps, loc="upper right", fontsize=8)
     if colorbar:
-        _colour_scale(ax, norm, "share of the reader's saliency")
+        color_bar(ax, scale, SHARE)
     return ax
 
 
-def plot_step_flow(
-    step_map: StepMap,
-    *,
-    ax: Axes | None = None,
-    title: str = "",
-    strongest: int = 2,
-    least_share: float = 0.05,
-) -> Axes:
-    """Draw step-to-step flow as arcs over the line of steps.
+def figure_step_maps(maps: Mapping[str, StepMap], *, vmax: float | None = None) -> Figure:
+    """Step maps side by side, on one scale with one color bar.
 
-    Each query step receives arcs from its strongest sources other than itself; width and opacity
-    follow the share of the query step's saliency, colour the source's segment.
+    Maps that show different things (shares of a row, and saliency as it is) share no scale: each
+    then has a color bar of its own, which says so.
 
     Args:
-        step_map: The map; its rows are normalised here, its layers averaged.
-        ax: Where to; None for a new figure.
-        title: Above the arcs.
-        strongest: Arcs per query step.
-        least_share: Shares below this draw no arc.
+        maps: For each map's title, the map.
+        vmax: Value of the darkest color.
+
+    Raises:
+        ValueError: There is no map.
     """
-    shares = step_map.mean_over_heads().normalize("row").scores.double().abs().mean(0).numpy()
-    ax = _axes(ax)
-    count = len(step_map.steps)
-    for query in range(1, count):
-        for key in np.argsort(shares[query, :query])[::-1][:strongest]:
-            share = float(shares[query, key])
-            if share < least_share:
-                continue
-            ax.add_patch(
-                Arc(
-                    ((query + key) / 2, 0),
-                    query - key,
-                    1.6 * (query - key) / max(1, count - 1) + 0.12,
-                    theta1=0,
-                    theta2=180,
-                    lw=0.5 + 6 * share,
-                    alpha=min(1.0, 0.25 + 1.2 * share),
-                    color=SEGMENT_COLOURS[step_map.steps[key].segment],
-                )
+    if not maps:
+        raise SettingError("figure_step_maps expects a title and a map at least, got none")
+    drawn = list(maps.values())
+    values, shown = [mean_scores(one) for one in drawn], [saliency_label(one) for one in drawn]
+    shared = len(set(shown)) == 1
+    scales = [color_scale(values if shared else [one], vmax) for one in values]
+    across = min(3, len(drawn))
+    names = [
+        "x" if i % across and one.steps == drawn[i - 1].steps else "xy"
+        for i, one in enumerate(drawn)
+    ]
+    with mpl.rc_context(STYLE):
+        figure, axes = _grid_of_maps(len(drawn), across, names, bars=1 if shared else across)
+        for i, (ax, title) in enumerate(zip(axes, maps, strict=True)):
+            side = 0.95 * _SIDE * POINTS
+            draw_steps(
+                ax, drawn[i].steps, values[i], scales[i], side=side, names=names[i], aspect="auto"
             )
-    colours = [SEGMENT_COLOURS[step.segment] for step in step_map.steps]
-    ax.scatter(range(count), np.zeros(count), c=colours, s=28, zorder=3)
-    _number_steps(ax, step_map.steps, x_only=True)
-    ax.set(
-        title=literal_lines(title),
-        xlim=(-0.7, count - 0.3),
-        ylim=(-0.06, 0.98),
-        yticks=[],
-        xlabel="step",
+            ax.set_title(literal_lines(title))
+            if not shared:
+                color_bar(ax, scales[i], f"{shown[i]}, on a scale of its own")
+        if shared:
+            color_bar(axes, scales[0], shown[0])
+        steps = [step for one in drawn for step in one.steps]
+        segment_legend(figure, steps, loc="outside upper center", ncols=3)
+    return figure
+
+
+def _grid_of_maps(
+    count: int, across: int, names: Sequence[str], *, bars: int
+) -> tuple[Figure, list[Axes]]:
+    """A figure with room for maps of one size, for names beside them, and for color bars."""
+    down = -(-count // across)
+    columns = {i % across for i, along in enumerate(names) if "y" in along}
+    figure, axes = plt.subplots(
+        down,
+        across,
+        figsize=(
+            across * (_SIDE + 0.4) + _BESIDE * len(columns) + bars,
+            down * (_SIDE + _BESIDE) + 0.4,
+        ),
+        squeeze=False,
     )
-    ax.spines["left"].set_visible(False)
-    return ax
+    for ax in axes.flat[count:]:
+        ax.set_visible(False)
+    return figure, list(axes.flat[:count])
 
 
 def figure_token_and_step_maps(
@@ -151,135 +170,56 @@ def figure_token_and_step_maps(
     Args:
         examples: For each row's title, its token map, trace and step map.
     """
+    side = 4.2
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(
-            len(examples), 2, figsize=(11.5, 5.1 * len(examples)), squeeze=False
-        )
-        tokens = max(_top(_row_shares(scores)) for scores, _, _ in examples.values())
-        steps = max(_top(_mean_scores(m.normalize("row"))) for _, _, m in examples.values())
-        for row, (name, (scores, trace, step_map)) in zip(axes, examples.items(), strict=True):
-            plot_token_map(scores, trace, ax=row[0], title=f"{name}: tokens", vmax=tokens)
-            plot_step_map(step_map.normalize("row"), ax=row[1], title=f"{name}: steps", vmax=steps)
-        _segment_legend(figure)
-    return figure
-
-
-def figure_step_flow(examples: Mapping[str, StepMap]) -> Figure:
-    """Shallow and deep step maps with step-flow arcs (the paper's Figure 2).
-
-    Args:
-        examples: For each pair of rows' title, a map of all layers.
-    """
-    bands: tuple[Band, ...] = ("shallow", "deep")
-    with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            2 * len(examples),
+            len(examples),
             2,
-            figsize=(11.5, 7.2 * len(examples)),
-            gridspec_kw={"height_ratios": [2.6, 1] * len(examples)},
+            figsize=(2 * (side + 2.5), (side + 1.9) * len(examples) + 0.3),
             squeeze=False,
         )
-        parts = {
-            (name, band): step_map.band(band).normalize("row")
-            for name, step_map in examples.items()
-            for band in bands
-        }
-        vmax = max(_top(_mean_scores(part)) for part in parts.values())
-        for i, name in enumerate(examples):
-            for j, band in enumerate(bands):
-                part = parts[name, band]
-                layers = part.settings["band_layers"]
-                title = f"{name}, {band} layers {layers[0]}-{layers[-1]}"
-                plot_step_map(part, ax=axes[2 * i, j], title=title, vmax=vmax)
-                plot_step_flow(part, ax=axes[2 * i + 1, j])
-        _segment_legend(figure)
+        tokens = [row_shares(scores) for scores, _, _ in examples.values()]
+        shares = [mean_scores(one.normalize("row")) for _, _, one in examples.values()]
+        token_scale, step_scale = color_scale(tokens), color_scale(shares)
+        for i, (name, (_, trace, step_map)) in enumerate(examples.items()):
+            by_token, by_step = axes[i]
+            room = 0.9 * side * POINTS
+            _draw_tokens(by_token, trace, tokens[i], token_scale, side=room)
+            draw_steps(by_step, step_map.steps, shares[i], step_scale, side=room)
+            by_token.set_title(literal_lines(f"{name}: tokens"))
+            by_step.set_title(literal_lines(f"{name}: steps"))
+        color_bar(list(axes[:, 0]), token_scale, f"token maps: {SHARE}")
+        color_bar(list(axes[:, 1]), step_scale, f"step maps: {SHARE}")
+        steps = [step for _, trace, _ in examples.values() for step in trace.steps]
+        segment_legend(figure, steps, loc="outside upper center", ncols=3)
     return figure
 
 
-def saliency_label(step_map: StepMap) -> str:
-    """What the colours of a map show."""
-    if step_map.settings.get("normalized") == "row":
-        return "share of the reader's saliency"
-    return "saliency"
-
-
-def _axes(ax: Axes | None) -> Axes:
-    if ax is not None:
-        return ax
-    with mpl.rc_context(STYLE):
-        return plt.subplots(figsize=(6.0, 5.2))[1]
-
-
-def _mean_scores(step_map: StepMap) -> Float[np.ndarray, "query key"]:
-    scores: np.ndarray = step_map.mean_over_heads().scores.double().abs().mean(0).numpy()
-    return scores
-
-
-def _row_shares(scores: Float[Tensor, "query key"]) -> Float[np.ndarray, "query key"]:
-    values = scores.double().abs()
-    shares: np.ndarray = (values / values.sum(-1, keepdim=True).clamp_min(1e-300)).numpy()
-    return shares
-
-
-def _top(values: np.ndarray) -> float:
-    """Value of the darkest colour: the 99.5th percentile of what flows between, not within."""
-    between = np.abs(np.tril(values, -1))
-    positive = between[np.isfinite(between) & (between > 0)]
-    return float(np.quantile(positive, 0.995)) if positive.size else 1.0
-
-
-def _draw_lower_triangle(ax: Axes, values: np.ndarray, norm: PowerNorm) -> None:
-    above = np.triu(np.ones_like(values, dtype=bool), 1)
-    ax.imshow(np.ma.array(values, mask=above), cmap=COLOUR_MAP, norm=norm, interpolation="nearest")
-
-
-def _mark_segments(ax: Axes, spans: Sequence[Step | Segment], count: int) -> None:
-    """A coloured strip along both axes, and lines where a segment ends."""
-    for i, span in enumerate(spans):
-        is_step = isinstance(span, Step)
-        name = span.segment if isinstance(span, Step) else span.name
-        start, size = (i, 1) if is_step else (span.start, len(span))
-        width = 0.02 * count
-        colour = SEGMENT_COLOURS[name]
-        strip: dict[str, Any] = {"color": colour, "lw": 0, "clip_on": False}
-        ax.add_patch(Rectangle((start - 0.5, count - 0.5), size, width, **strip))
-        ax.add_patch(Rectangle((-0.5 - width, start - 0.5), width, size, **strip))
-        following = spans[i + 1] if i + 1 < len(spans) else None
-        ends = isinstance(following, Step) and following.segment != name
-        if size and (ends or (following is not None and not is_step)):
-            for line in (ax.axhline, ax.axvline):
-                line(start + size - 0.5, color="#777777", lw=0.6, ls=":")
-    ax.tick_params(length=0, pad=6)
-    ax.tick_params(axis="y", pad=10)
-    for side in ax.spines.values():
-        side.set_visible(False)
-
-
-def _number_steps(ax: Axes, steps: Sequence[Step], *, x_only: bool = False) -> None:
-    """Number the steps, those that read with their kind, where labels say it."""
-    every = max(1, -(-len(steps) // 16))
-    ticks = list(range(0, len(steps), every))
-    ax.set_xticks(ticks)
-    if not x_only:
-        kinds = [str(steps[i].labels.get("kind", ""))[:_KIND_CHARACTERS] for i in ticks]
-        names = [f"{kind} {i}".strip() for kind, i in zip(kinds, ticks, strict=True)]
-        ax.set_yticks(ticks, [literal_lines(name) for name in names])
-
-
-def _colour_scale(ax: Axes, norm: PowerNorm, label: str) -> None:
-    figure = ax.get_figure()
-    assert figure is not None
-    bar = figure.colorbar(
-        ScalarMappable(norm, COLOUR_MAP), ax=ax, shrink=0.8, extend="max", aspect=25
-    )
-    bar.set_label(label)
-    bar.outline.set_visible(False)
-
-
-def _segment_legend(figure: Figure) -> None:
-    figure.legend(
-        handles=[Patch(color=colour, label=name) for name, colour in SEGMENT_COLOURS.items()],
-        loc="outside upper center",
-        ncols=3,
-        frameon=False,
-    )
+def _draw_tokens(
+    ax: Axes,
+    trace: Trace,
+    values: Float[np.ndarray, "query key"],
+    scale: Normalize,
+    *,
+    side: float,
+) -> None:
+    """Draw a map of tokens, its segments marked, its steps outlined and named."""
+    draw_lower_triangle(ax, values, scale)
+    each = side / max(1, len(trace))
+    separate_segments(ax, trace.segments)
+    for step in trace.steps:
+        corner = (step.start - 0.5, step.start - 0.5)
+        ax.add_patch(Rectangle(corner, len(step), len(step), fill=False, lw=0.5, ec="#5577aa"))
+    middles = [(step.start + step.stop - 1) / 2 for step in trace.steps]
+    axes: Mapping[Along, str] = {"x": "key token", "y": "query token"}
+    for along, label in axes.items():
+        mark_segments(ax, along, trace.segments, points_per_unit=each)
+        name_steps(
+            ax,
+            along,
+            trace.steps,
+            f"{label} (of {len(trace):,}), by step",
+            points_per_unit=each,
+            length=name_length(side),
+            positions=middles,
+        )

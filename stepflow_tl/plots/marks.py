@@ -1,4 +1,4 @@
-"""What figures of experiments share: checked tables, points with intervals, their key."""
+"""What figures of experiments share: checked tables, points with intervals, their legend."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from stepflow_tl.errors import SettingError
-from stepflow_tl.plots.style import ARM_COLOUR, BASELINE_COLOUR
+from stepflow_tl.plots.style import ARM_COLOR, BASELINE_COLOR
 
 SIGNIFICANT = 0.05
 
 
-def checked(table: pd.DataFrame, figure: str, row: str, columns: Sequence[str]) -> pd.DataFrame:
+def checked_table(
+    table: pd.DataFrame, figure: str, row: str, columns: Sequence[str]
+) -> pd.DataFrame:
     """The table, its rows numbered anew, if it is what a figure expects.
 
     Args:
@@ -40,14 +42,14 @@ def checked(table: pd.DataFrame, figure: str, row: str, columns: Sequence[str]) 
     return table.reset_index(drop=True)
 
 
-def interval(name: str) -> tuple[str, str, str]:
+def interval_columns(name: str) -> tuple[str, str, str]:
     """The columns of a value with its interval."""
     return name, f"{name}_low", f"{name}_high"
 
 
-def in_points(table: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def percentages(table: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Value, low and high of a column of fractions, times 100."""
-    value, low, high = (100.0 * table[c].to_numpy(dtype=float) for c in interval(name))
+    value, low, high = (100.0 * table[c].to_numpy(dtype=float) for c in interval_columns(name))
     return value, low, high
 
 
@@ -62,8 +64,8 @@ def draw_points(
     bounds: tuple[np.ndarray, np.ndarray, np.ndarray],
     *,
     filled: np.ndarray | bool = True,
-    colour: str = ARM_COLOUR,
-    sideways: bool = False,
+    color: str = ARM_COLOR,
+    horizontal: bool = False,
     marker: str = "o",
 ) -> None:
     """Draw values with their intervals, filled or hollow; an unknown interval draws no bar.
@@ -73,17 +75,17 @@ def draw_points(
         at: Place of each value on the other axis.
         bounds: Values, their lower and their upper ends.
         filled: Which markers are filled.
-        colour: Of all.
-        sideways: Values run along x rather than y.
+        color: Of all.
+        horizontal: Values run along x rather than y.
         marker: Shape of all.
     """
     value, low, high = bounds
     error = np.maximum([value - low, high - value], 0.0)
-    x, y = (value, at) if sideways else (at, value)
-    bars = {"xerr" if sideways else "yerr": error}
-    ax.errorbar(x, y, **bars, fmt="none", ecolor=colour, elinewidth=1.5)  # type: ignore[arg-type]
-    faces = np.where(np.broadcast_to(filled, len(value)), colour, "white")
-    ax.scatter(x, y, s=38, c=faces, edgecolors=colour, linewidths=1.4, marker=marker, zorder=3)
+    x, y = (value, at) if horizontal else (at, value)
+    bars = {"xerr" if horizontal else "yerr": error}
+    ax.errorbar(x, y, **bars, fmt="none", ecolor=color, elinewidth=1.5)  # type: ignore[arg-type]
+    faces = np.where(np.broadcast_to(filled, len(value)), color, "white")
+    ax.scatter(x, y, s=38, c=faces, edgecolors=color, linewidths=1.4, marker=marker, zorder=3)
 
 
 def draw_curve(
@@ -95,27 +97,27 @@ def draw_curve(
 ) -> None:
     """Draw values by layer, joined, over a band of their intervals; a single one has a bar."""
     value, low, high = bounds
-    ax.plot(layers, value, color=ARM_COLOUR, lw=1.5)
+    ax.plot(layers, value, color=ARM_COLOR, lw=1.5)
     if len(layers) > 1:
-        ax.fill_between(layers, low, high, color=ARM_COLOUR, alpha=0.18, lw=0)
+        ax.fill_between(layers, low, high, color=ARM_COLOR, alpha=0.18, lw=0)
         low = high = np.full_like(value, np.nan)
     draw_points(ax, layers, (value, low, high), filled=filled)
     ax.set_xlim(layers.min() - 0.5, layers.max() + 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def draw_zero(ax: Axes, *, sideways: bool = False) -> None:
+def draw_zero(ax: Axes, *, horizontal: bool = False) -> None:
     """The line of no difference."""
-    line = ax.axvline if sideways else ax.axhline
-    line(0.0, color=BASELINE_COLOUR, lw=1.0, zorder=0.5)
+    line = ax.axvline if horizontal else ax.axhline
+    line(0.0, color=BASELINE_COLOR, lw=1.0, zorder=0.5)
 
 
-def significance_key(figure: Figure) -> None:
+def significance_legend(figure: Figure) -> None:
     """Under the figure: what filled and hollow markers mean."""
-    styles = {"p < 0.05 after Holm's correction": ARM_COLOUR, "not significant": "white"}
+    styles = {"p < 0.05 after Holm's correction": ARM_COLOR, "not significant": "white"}
     figure.legend(
         handles=[
-            Line2D([], [], ls="", marker="o", mfc=face, mec=ARM_COLOUR, mew=1.4, label=label)
+            Line2D([], [], ls="", marker="o", mfc=face, mec=ARM_COLOR, mew=1.4, label=label)
             for label, face in styles.items()
         ],
         loc="outside lower center",

@@ -14,22 +14,22 @@ from matplotlib.ticker import MaxNLocator
 from scipy.stats import t as student
 
 from stepflow_tl.errors import SettingError
-from stepflow_tl.plots.curves import CURVES
+from stepflow_tl.plots.curves import MEASURE_LABELS
 from stepflow_tl.plots.marks import (
-    checked,
+    checked_table,
     draw_curve,
     draw_points,
     draw_zero,
-    in_points,
-    interval,
-    significance_key,
+    interval_columns,
+    percentages,
+    significance_legend,
     significant,
 )
 from stepflow_tl.plots.style import (
-    ARM_COLOUR,
-    BASELINE_COLOUR,
+    ARM_COLOR,
+    BASELINE_COLOR,
     INK,
-    OUTCOME_COLOURS,
+    OUTCOME_COLORS,
     STYLE,
     literal_lines,
     wrapped,
@@ -52,9 +52,14 @@ def figure_difficulty_gain(table: pd.DataFrame) -> Figure:
     Raises:
         ValueError: The table is empty, lacks columns, or holds several arms.
     """
-    columns = ["group", *(c for n in ("baseline", "accuracy", "difference") for c in interval(n))]
-    table = checked(table, "figure_difficulty_gain", "group", columns)
-    table = checked(table[table["group"] != "all"], "figure_difficulty_gain", "group", columns)
+    columns = [
+        "group",
+        *(c for n in ("baseline", "accuracy", "difference") for c in interval_columns(n)),
+    ]
+    table = checked_table(table, "figure_difficulty_gain", "group", columns)
+    table = checked_table(
+        table[table["group"] != "all"], "figure_difficulty_gain", "group", columns
+    )
     arms = sorted({str(arm) for arm in table.get("arm", ["with StepFlow"])})
     if len(arms) > 1:
         raise SettingError(f"figure_difficulty_gain expects one arm, got {', '.join(arms)}")
@@ -72,21 +77,21 @@ def figure_difficulty_gain(table: pd.DataFrame) -> Figure:
             sharex=True,
         )
         filled = significant(table) if tested else True
-        draw_points(gain, at, in_points(table, "difference"), filled=filled)
+        draw_points(gain, at, percentages(table, "difference"), filled=filled)
         draw_zero(gain)
         gain.set_ylabel("difference\n(percentage points)")
-        for name, label, colour, shift in (
-            ("baseline", "baseline", BASELINE_COLOUR, -0.05),
-            ("accuracy", wrapped(arms[0], 60, lines=1), ARM_COLOUR, 0.05),
+        for name, label, color, shift in (
+            ("baseline", "baseline", BASELINE_COLOR, -0.05),
+            ("accuracy", wrapped(arms[0], 60, lines=1), ARM_COLOR, 0.05),
         ):
-            bounds = in_points(table, name)
-            level.plot(at + shift, bounds[0], color=colour, lw=1.2, alpha=0.7, label=label)
-            draw_points(level, at + shift, bounds, colour=colour)
+            bounds = percentages(table, name)
+            level.plot(at + shift, bounds[0], color=color, lw=1.2, alpha=0.7, label=label)
+            draw_points(level, at + shift, bounds, color=color)
         level.set(ylabel="accuracy (%)", xlim=(-0.5, len(table) - 0.5))
         level.legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
         level.set_xticks(at, labels)
         if tested:
-            significance_key(figure)
+            significance_legend(figure)
     return figure
 
 
@@ -102,7 +107,7 @@ def figure_error_kinds(table: pd.DataFrame) -> Figure:
         ValueError: The table is empty or lacks columns.
     """
     columns = ("kind", "corrected", "introduced", "baseline_errors")
-    table = checked(table, "figure_error_kinds", "kind of error", columns)
+    table = checked_table(table, "figure_error_kinds", "kind of error", columns)
     rows = np.arange(len(table))
     corrected, introduced, before = (table[c].to_numpy(dtype=float) for c in columns[1:])
     reach = max(1.0, float(max(before.max(), corrected.max(), introduced.max())))
@@ -110,11 +115,11 @@ def figure_error_kinds(table: pd.DataFrame) -> Figure:
         figure, ax = plt.subplots(figsize=(8.2, 1.5 + 0.46 * len(table)))
         bars = (
             (before, "#dddddd", "wrong before repair"),
-            (corrected, ARM_COLOUR, "of these, corrected"),
-            (-introduced, OUTCOME_COLOURS["wrong"], "introduced"),
+            (corrected, ARM_COLOR, "of these, corrected"),
+            (-introduced, OUTCOME_COLORS["wrong"], "introduced"),
         )
-        for values, colour, label in bars:
-            ax.barh(rows, values, height=0.62, color=colour, label=label)
+        for values, color, label in bars:
+            ax.barh(rows, values, height=0.62, color=color, label=label)
         for row, (right, left, total) in enumerate(zip(corrected, introduced, before, strict=True)):
             for x, text, side in (
                 (max(right, total), f"{right:.0f} of {total:.0f}", "left"),
@@ -152,46 +157,48 @@ def figure_repair_effect(
     *,
     association: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Does repair move the maps, and are answers fixed where it does? A row per failure figure.
+    """Does repair move the maps, and are answers fixed where it does? A row per measure of failure.
 
-    Left, the mean change of a figure by layer; right, each problem's change of it against what
+    Left, the mean change of a measure by layer; right, each problem's change of it against what
     became of its answer, with means and their 95% intervals (Student's t).
 
     Args:
-        before_after: A row per figure and layer: ``layer, figure`` (a name of `CURVES`),
-            ``change`` (mean of after minus before, in the figure's own unit), ``low, high``.
-        scatter: A row per figure and problem: ``figure, change`` and ``correctness_change`` (-1
+        before_after: A row per measure and layer: ``layer, figure`` (a name of `MEASURE_LABELS`),
+            ``change`` (mean of after minus before, in the measure's own unit), ``low, high``.
+        scatter: A row per measure and problem: ``figure, change`` and ``correctness_change`` (-1
             for an answer that was broken, 0, or 1 for one that was fixed).
-        association: For each figure, a line about how the two are associated.
+        association: For each measure, a line about how the two are associated.
 
     Raises:
         ValueError: A table is empty or lacks columns, or a change of correctness is none of these.
     """
     name = "figure_repair_effect"
-    before_after = checked(
+    before_after = checked_table(
         before_after, name, "figure and layer", ("layer", "figure", "change", "low", "high")
     )
-    scatter = checked(
+    scatter = checked_table(
         scatter, name, "figure and problem", ("figure", "change", "correctness_change")
     )
     if strange := sorted(set(scatter["correctness_change"]) - set(CORRECTNESS_CHANGES)):
         raise SettingError(f"expected changes of correctness -1, 0 and 1, got {strange}")
-    figures = list(dict.fromkeys([*before_after["figure"], *scatter["figure"]]))
+    measures = list(dict.fromkeys([*before_after["figure"], *scatter["figure"]]))
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(
-            len(figures),
+            len(measures),
             2,
-            figsize=(10.4, 0.7 + 3.0 * len(figures)),
+            figsize=(10.4, 0.7 + 3.0 * len(measures)),
             gridspec_kw={"width_ratios": [1.25, 1]},
             squeeze=False,
         )
-        for (left, right), key in zip(axes, figures, strict=True):
-            _draw_change(left, before_after[before_after["figure"] == key])
-            _draw_strip(right, scatter[scatter["figure"] == key])
+        for (left, right), measure in zip(axes, measures, strict=True):
+            _draw_change(left, before_after[before_after["figure"] == measure])
+            _draw_by_outcome(right, scatter[scatter["figure"] == measure])
             left.set_ylabel("change (after − before)")
-            left.set_title(literal_lines(CURVES.get(key, key)), loc="left", fontsize=10)
+            left.set_title(
+                literal_lines(MEASURE_LABELS.get(measure, measure)), loc="left", fontsize=10
+            )
             right.set_title(
-                wrapped((association or {}).get(key, ""), 60, lines=2), loc="left", fontsize=9
+                wrapped((association or {}).get(measure, ""), 60, lines=2), loc="left", fontsize=9
             )
         axes[-1, 0].set_xlabel("layer (mean over problems, 95% interval)")
         axes[-1, 1].set_xlabel(
@@ -209,19 +216,19 @@ def _draw_change(ax: Axes, rows: pd.DataFrame) -> None:
     draw_zero(ax)
 
 
-def _draw_strip(ax: Axes, rows: pd.DataFrame) -> None:
-    colours = {-1: OUTCOME_COLOURS["wrong"], 0: "#9a9a9a", 1: OUTCOME_COLOURS["correct"]}
+def _draw_by_outcome(ax: Axes, rows: pd.DataFrame) -> None:
+    colors = {-1: OUTCOME_COLORS["wrong"], 0: "#9a9a9a", 1: OUTCOME_COLORS["correct"]}
     ticks = []
     for correctness, label in CORRECTNESS_CHANGES.items():
         chosen = rows.loc[rows["correctness_change"] == correctness, "change"]
         change = chosen.to_numpy(dtype=float)
         change = change[np.isfinite(change)]
         spread = (np.arange(len(change)) * 0.6180339887 % 1.0 - 0.5) * 0.5  # even, not random
-        ax.scatter(correctness + spread, change, s=12, c=colours[correctness], alpha=0.35, lw=0)
+        ax.scatter(correctness + spread, change, s=12, c=colors[correctness], alpha=0.35, lw=0)
         if len(change):
             mean, low, high = (np.array([end]) for end in _mean_interval(change))
             at = np.array([correctness + 0.36])
-            draw_points(ax, at, (mean, low, high), colour=INK, marker="D")
+            draw_points(ax, at, (mean, low, high), color=INK, marker="D")
         ticks.append(f"{label}\nn = {len(change):,}")
     draw_zero(ax)
     ax.set_xticks(list(CORRECTNESS_CHANGES), ticks)

@@ -1,30 +1,37 @@
-"""What all figures share: colours, settings, text that is never markup, files."""
+"""What all figures share: colors, settings, text that is never markup, files."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.font_manager import get_font_names
+from matplotlib.font_manager import FontProperties, findfont, get_font, get_font_names
 
-OUTCOME_COLOURS = {"correct": "#2b6a99", "wrong": "#c23b3b"}
+OUTCOME_COLORS = {"correct": "#2b6a99", "wrong": "#c23b3b"}
 
-BASELINE_COLOUR = "#7a7a7a"
-ARM_COLOUR = "#2b6a99"
-FAMILY_COLOURS = ("#2b6a99", "#d9822b", "#3f9b5a", "#8e5ea2", "#4fa9c9", "#c23b3b", "#6b6b6b")
+BASELINE_COLOR = "#7a7a7a"
+ARM_COLOR = "#2b6a99"
+FAMILY_COLORS = ("#2b6a99", "#d9822b", "#3f9b5a", "#8e5ea2", "#4fa9c9", "#c23b3b", "#6b6b6b")
 FAMILY_MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 FAINT = "#eeeeee"
 INK = "#333333"
+POINTS = 72.0  # in an inch
+NO_LETTER = "\N{REPLACEMENT CHARACTER}"
 
 _FALLBACK_FONTS = (
     "Noto Sans CJK SC",
     "Noto Sans CJK JP",
     "WenQuanYi Zen Hei",
+    "IPAexGothic",
+    "Hiragino Sans GB",
+    "Microsoft YaHei",
+    "Arial Unicode MS",
     "Noto Sans",
     "Noto Sans Arabic",
     "Noto Sans Devanagari",
@@ -32,15 +39,15 @@ _FALLBACK_FONTS = (
 )
 
 
-def _fallback_fonts() -> list[str]:
-    """Those fonts installed here that know scripts which DejaVu Sans lacks."""
+def _fonts() -> list[str]:
+    """DejaVu Sans, and those fonts installed here that know scripts which it lacks."""
     installed = set(get_font_names())
-    return [font for font in _FALLBACK_FONTS if font in installed]
+    return ["DejaVu Sans", *(font for font in _FALLBACK_FONTS if font in installed)]
 
 
+FONTS = _fonts()
 STYLE: dict[Any, Any] = {
-    "font.family": ["sans-serif", *_fallback_fonts()],
-    "font.sans-serif": ["DejaVu Sans"],
+    "font.family": FONTS,
     "text.usetex": False,
     "font.size": 10,
     "axes.titlesize": 11,
@@ -77,10 +84,22 @@ def save_figure(
     return files
 
 
+def drawable(text: str) -> str:
+    """The text, with the replacement character for letters that no font of `FONTS` has."""
+    known = _letters_of_fonts()
+    return "".join(c if ord(c) in known else NO_LETTER for c in text)
+
+
+@cache
+def _letters_of_fonts() -> frozenset[int]:
+    files = [findfont(FontProperties(family=font)) for font in FONTS]
+    return frozenset(code for file in files for code in get_font(file).get_charmap())
+
+
 def literal(text: object) -> str:
     """Text that matplotlib draws as it stands: one line, no mathtext, nothing unprintable."""
     line = " ".join(str(text).split())
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+    shown = "".join(c if c.isprintable() else NO_LETTER for c in line)
     return shown.replace("$", r"\$")
 
 

@@ -51,7 +51,11 @@ def test_the_papers_figures(qwen2, trace, step_map):
     assert is_drawn(figure_step_flow({"correct": step_map}))
     tables = [diagnose(step_map)] * 4
     comparison = compare_groups(tables, correct=[True, False] * 2, problems=[0, 0, 1, 1])
-    assert is_drawn(figure_layer_curves(comparison, n_layers=4))
+    curves = figure_layer_curves(comparison, n_layers=4)
+    assert is_drawn(curves)
+    (key,) = curves.legends
+    lines = [(line.get_marker(), line.get_linestyle()) for line in key.legend_handles]
+    assert lines == [("o", "-"), ("s", "--")]  # not by color alone
 
 
 @pytest.mark.parametrize("form", ["png", "pdf", "svg"])

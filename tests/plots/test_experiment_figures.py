@@ -76,7 +76,9 @@ def test_labels_are_text_and_never_markup(name):
 def test_published_numbers_stand_apart():
     figure = plots.figure_arms(tables.comparison(), published=tables.published(), title="a $x$ b")
     ours, paper = figure.axes
-    assert paper.get_title(loc="left") == plots.PUBLISHED and "not ours" in plots.PUBLISHED
+    assert (
+        paper.get_title(loc="left") == plots.PUBLISHED_NOTE and "not ours" in plots.PUBLISHED_NOTE
+    )
     assert is_drawn(figure) and len(ours.get_yticks()) == 2
     with pytest.raises(ValueError, match="a row per published number"):
         plots.figure_arms(tables.comparison(), published=pd.DataFrame())
