@@ -62,15 +62,15 @@ class TestAsStored:
         assert not re.findall(r"from stepflow_tl\S* import .*\b_\w", text)
 
 
-def test_what_they_quote_from_the_readme_stands_there():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_what_they_quote_from_the_results_stands_there():
+    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     before, after, _, fixed, broken, p = re.search(
-        r"\| all \| 250 " + r"\| ([\d.]+) .*?" * 3 + r"\| (\d+) \| (\d+) \| ([\d.]+) \|", readme
+        r"\| all \| 250 " + r"\| ([\d.]+) .*?" * 3 + r"\| (\d+) \| (\d+) \| ([\d.]+) \|", results
     ).groups()
     saliency, flow, sweep = ("".join(map(source, cells(path))) for path in NOTEBOOKS)
     assert f"{before} before, {after} after, exact McNemar p = {p}" in flow
-    assert f"the README's {fixed} fixed, {broken} broken of 250" in sweep
-    assert "31 of each" in readme
+    assert f"the table's {fixed} fixed, {broken} broken of 250" in sweep
+    assert "31 of each" in results
     assert "With 31 traces of each" in saliency
 
 
