@@ -183,6 +183,7 @@ def notebook_pages(path: Path, page: str) -> Iterator[tuple[str, str | bytes]]:
                 table = re.sub(
                     r"<style.*?</style>", "", _joined(data["text/html"]), flags=re.DOTALL
                 )
+                table = re.sub(r"<table[^>]*>", "<table>", table)  # the site's own style
                 lines.append(re.sub(r"\n\s*", "", table))
             else:
                 said = _joined(output.get("text", data.get("text/plain", "")))
