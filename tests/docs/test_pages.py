@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import importlib
 import inspect
 import re
 from urllib.parse import urlsplit
@@ -134,6 +135,15 @@ def test_links_lead_somewhere(path):
         assert target.is_relative_to(ROOT.resolve()), link
         if parts.fragment:
             assert parts.fragment in anchors(target), link
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_block_is_python_and_names_what_there_is(path):
+    for block in blocks(path.read_text(encoding="utf-8")):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stepflow_tl"):
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names), block
 
 
 def test_pages_name_no_place_of_a_machine():
