@@ -1,4 +1,4 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Two commands do everything on a fresh machine: `make demo` and `make test`; `make help` lists the rest.
 PYTHON ?= python3
 BIN := .venv/bin
 HOOKED := .venv-hooked/bin
@@ -10,7 +10,10 @@ EXPERIMENTS := main_table component_ablation layer_ablation strengths equal_comp
 	difficulty_gain error_kinds step_maps failure_curves repair_and_maps
 SHOWN := step_flow.png failure_curves.png layer_ablation.png strengths.png equal_compute.png
 
-.PHONY: demo test check figures test-hooked clean
+.PHONY: help demo test check figures notebooks docs test-hooked clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: .venv/.installed  ## the main job on the bundled reasoner, into outputs/demo
 	$(BIN)/stepflow-tl demo --out outputs/demo
@@ -29,6 +32,12 @@ figures: .venv/.installed  ## every figure and table, on all cores; stopped, it 
 	done
 	mkdir -p figures
 	cd outputs/experiments && cp $(SHOWN) ../../figures/
+
+notebooks: .venv/.installed  ## execute the notebooks, and write their outputs into them
+	$(BIN)/python notebooks/execute.py
+
+docs: .venv/.installed  ## the pages as a site that needs no network, into outputs/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test-hooked: .venv-hooked/.installed  ## the core on HookedTransformer (transformer-lens 3.9)
 	$(HOOKED)/pytest -n $(WORKERS) tests/models tests/decoding/test_generation.py \

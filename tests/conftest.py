@@ -49,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-table",
         action="store_true",
-        help="write the README's table of what tests/conformance verifies",
+        help="write the table of docs/models.md, what tests/conformance verifies",
     )
 
 

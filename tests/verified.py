@@ -1,7 +1,7 @@
-"""The README's table of what is verified, written and checked by the runs that verify it.
+"""The documents' table of what is verified, written and checked by the runs that verify it.
 
 Each conformance test is a column, each architecture a row, and a cell is what came of that test in
-this run. Only a run of all cells can be held against the README (and fails where it differs), or
+this run. Only a run of all cells can be held against the page (and fails where it differs), or
 write it, with ``pytest tests/conformance --write-table``.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from architectures import ARCHITECTURES
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 COLUMNS: dict[str, str] = {
     "logits": "logits",
     "cache": "cache",
@@ -109,22 +109,22 @@ def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def in_readme(text: str) -> tuple[str, list[str]]:
-    """The table in a README, and the versions of transformer-lens that it names.
+def in_page(text: str) -> tuple[str, list[str]]:
+    """The table in a page, and the versions of transformer-lens that it names.
 
     Raises:
         ValueError: There are no two markers.
     """
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"expected {BEGIN} and {END} once each in {README.name}")
+        raise ValueError(f"expected {BEGIN} and {END} once each in {PAGE.name}")
     inside = text.split(BEGIN)[1].split(END)[0].strip()
     table, _, ran = inside.rpartition(f"\n\n{_RAN}")
     return table, re.findall(r"\d+\.\d+\.\d+", ran)
 
 
 def with_table(text: str, table: str, library: str) -> str:
-    """A README with this table, run with this version; others stay where the table is the same."""
-    before, versions = in_readme(text)
+    """A page with this table, run with this version; others stay where the table is the same."""
+    before, versions = in_page(text)
     kept = {*versions, library} if before == table else {library}
     ran = " and ".join(sorted(kept, key=lambda name: tuple(map(int, name.split(".")))))
     head, tail = text.split(BEGIN)[0], text.split(END)[1]
@@ -161,12 +161,12 @@ class Plugin:
         """Write or compare the table, once all is known."""
         if self.is_worker or not (self.write or self.verified.outcomes):
             return
-        self.message = self.settle(README)
+        self.message = self.settle(PAGE)
         if self.message and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-    def settle(self, readme: Path) -> str:
-        """What is wrong with the README's table, or hinders writing it; empty if nothing."""
+    def settle(self, page: Path) -> str:
+        """What is wrong with the page's table, or hinders writing it; empty if nothing."""
         outcomes, cells = self.verified.outcomes, self.verified.cells()
         if not self.verified.is_complete:
             ran = f"only {sum(cell in outcomes for cell in cells)} of {len(cells)} cells were run"
@@ -174,13 +174,13 @@ class Plugin:
         failed = [cell for cell in cells if outcomes[cell].verdict == "failed"]
         if failed:
             return f"the table was not written: {failed[0]} failed" if self.write else ""
-        text, table = readme.read_text(), self.verified.table()
+        text, table = page.read_text(), self.verified.table()
         if self.write:
-            readme.write_text(with_table(text, table, version("transformer-lens")))
+            page.write_text(with_table(text, table, version("transformer-lens")))
             return ""
-        if in_readme(text)[0] != table:
+        if in_page(text)[0] != table:
             return (
-                "README.md claims another table of what is verified than this run gives:\n\n"
+                f"{page.name} claims another table of what is verified than this run gives:\n\n"
                 f"{table}\n\nWrite it with: pytest tests/conformance --write-table"
             )
         return ""

@@ -1,4 +1,4 @@
-"""What must hold on every architecture: one test a column of the README's table."""
+"""What must hold on every architecture: one test a column of the documents' table."""
 
 import warnings
 from collections.abc import Callable

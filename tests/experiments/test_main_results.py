@@ -109,11 +109,11 @@ def test_the_prompt_can_be_seen_first(main, checkpoint, tmp_path, capsys):
     assert not out.exists()
 
 
-def test_the_readmes_commands_are_understood(main):
+def test_the_commands_of_the_page_are_understood(main):
     import main_results
 
-    readme = (EXPERIMENTS.parent / "README.md").read_text()
-    commands = re.findall(r"^python experiments/main_results\.py([^#\n]*)", readme, re.MULTILINE)
+    page = (EXPERIMENTS.parent / "docs" / "benchmarks.md").read_text()
+    commands = re.findall(r"^python experiments/main_results\.py([^#\n]*)", page, re.MULTILINE)
     styles = []
     for command in commands:
         chosen = main_results.parse(command.split())
