@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import common
 import pandas as pd
 
-from stepflow_tl import BudgetForcing, Plain, SelfConsistency, StepFlow
+from stepflow_tl import SelfConsistency, StepFlow
 from stepflow_tl.analysis import proportion
 from stepflow_tl.plots import figure_compute
+from stepflow_tl.tasks import BudgetForcing, Plain
 
 TEMPERATURE = 0.7  # of the votes; everything else is greedy
 LONGER = {"thinking prolonged to 450": BudgetForcing(least=450, wait=" So")}

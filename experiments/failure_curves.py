@@ -1,4 +1,4 @@
-"""Mirrors the paper's per-layer curves: lock-in, decay and block figures, correct vs wrong.
+"""Mirrors the paper's per-layer curves: lock-in, decay and block measures, correct vs wrong.
 
 Equally many correct and wrong traces from each group of problems; the null hypothesis is that
 within a group the labels could be exchanged.

@@ -9,8 +9,9 @@ import common
 import pandas as pd
 import published
 
-from stepflow_tl import BudgetForcing, ChainOfThought, Plain, SelfConsistency, StepFlow
+from stepflow_tl import SelfConsistency, StepFlow
 from stepflow_tl.plots import figure_strategies
+from stepflow_tl.tasks import BudgetForcing, ChainOfThought, Plain
 
 NAMES = {
     "plain": Plain(),

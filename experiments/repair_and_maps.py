@@ -12,7 +12,7 @@ from stepflow_tl import StepFlow, diagnose, load_model, step_saliency
 from stepflow_tl.plots import figure_repair_effect
 from stepflow_tl.sweep import trace_of
 
-FIGURES = ("lock_in", "summary_on_thinking")
+MEASURES = ("lock_in", "summary_on_thinking")
 BANDS = {"lock_in": "shallow", "summary_on_thinking": "deep"}
 
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     def figures_of(row: pd.Series, repair: StepFlow) -> pd.DataFrame:
         trace = trace_of(model, row)
         with repair.attach(model):
-            return diagnose(step_saliency(model, trace))[["layer", *FIGURES]]
+            return diagnose(step_saliency(model, trace))[["layer", *MEASURES]]
 
     changes = []
     for problem in tqdm(before.index, unit="problem"):
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         figure_repair_effect(
             by_layer["own text"],
             scatter,
-            association={line["figure"]: line["text"] for line in association},
+            association={line["measure"]: line["text"] for line in association},
         ),
         {
             "change by layer, each its own text": by_layer["own text"],
@@ -64,13 +64,13 @@ def _by_layer(moved: pd.DataFrame) -> pd.DataFrame:
     """Mean change over problems with its bootstrap interval."""
     lines = []
     for layer, mine in moved.groupby("layer"):
-        for figure in FIGURES:
-            values = mine[figure].dropna().to_numpy()
+        for measure in MEASURES:
+            values = mine[measure].dropna().to_numpy()
             low, high = _interval(values)
             lines.append(
                 {
                     "layer": layer,
-                    "figure": figure,
+                    "measure": measure,
                     "change": values.mean() if len(values) else np.nan,
                     "low": low,
                     "high": high,
@@ -88,19 +88,19 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def _per_problem(moved: pd.DataFrame, correctness: pd.Series) -> pd.DataFrame:
-    """Change of each figure over the band it belongs to, beside the change in correctness."""
+    """Change of each measure over the band it belongs to, beside the change in correctness."""
     quarter = max(1, moved["layer"].nunique() // 4)
     layers = sorted(moved["layer"].unique())
     band = {"shallow": layers[:quarter], "deep": layers[-quarter:]}
     lines = []
-    for figure in FIGURES:
-        mine = moved[moved["layer"].isin(band[BANDS[figure]])]
-        change = mine.groupby("problem")[figure].mean().reindex(correctness.index)
+    for measure in MEASURES:
+        mine = moved[moved["layer"].isin(band[BANDS[measure]])]
+        change = mine.groupby("problem")[measure].mean().reindex(correctness.index)
         lines.append(
             pd.DataFrame(
                 {
                     "problem": correctness.index,
-                    "figure": figure,
+                    "measure": measure,
                     "change": change.to_numpy(),
                     "correctness_change": correctness.to_numpy(),
                 }
@@ -110,15 +110,15 @@ def _per_problem(moved: pd.DataFrame, correctness: pd.Series) -> pd.DataFrame:
 
 
 def _association(scatter: pd.DataFrame) -> list[dict[str, object]]:
-    """Kendall's tau-b between the change of a figure and the change in correctness."""
+    """Kendall's tau-b between the change of a measure and the change in correctness."""
     lines: list[dict[str, object]] = []
-    for figure, mine in scatter.groupby("figure", sort=False):
+    for measure, mine in scatter.groupby("measure", sort=False):
         found = kendalltau(mine["change"], mine["correctness_change"])
         text = f"Kendall tau = {found.statistic:.2f}, p = {found.pvalue:.2g}, n = {len(mine)}"
         lines.append(
             {
-                "figure": figure,
-                "band": BANDS[str(figure)],
+                "measure": measure,
+                "band": BANDS[str(measure)],
                 "kendall_tau": found.statistic,
                 "p_value": found.pvalue,
                 "n": len(mine),

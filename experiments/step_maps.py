@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for kind, row in pair.items()
         ]
     )
-    figures = pd.concat(
+    measures = pd.concat(
         [diagnose(one).assign(trace=kind) for kind, one in maps.items()], ignore_index=True
     )
     common.publish(
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     common.publish(
         replace(chosen, name="step_flow"),
         figure_step_flow(maps),
-        {"traces": facts, "failure figures": figures},
+        {"traces": facts, "failure measures": measures},
     )
 
 

@@ -13,21 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformer_lens.model_bridge import TransformerBridge
 
-from stepflow_tl import (
-    GenerationError,
-    ModelError,
-    OddsEqualBridge,
-    StepMapError,
-    Sweep,
-    WorkFileError,
-    generate,
-    grid,
-    load_model,
-    step_saliency,
-)
+from stepflow_tl import OddsEqualBridge, Sweep, generate, grid, load_model, step_saliency
+from stepflow_tl.errors import GenerationError, ModelError, StepMapError, WorkFileError
 from stepflow_tl.files import is_disk_full, write_file
 from stepflow_tl.models.hub import explain, weights_size
-from stepflow_tl.models.memory import enough_memory, is_out_of_memory
+from stepflow_tl.models.memory import is_out_of_memory, out_of_memory_as
 from stepflow_tl.saliency.workfile import WorkFile
 from stepflow_tl.sweep import Store
 from stepflow_tl.tasks import WordProblems
@@ -133,7 +123,7 @@ class TestLoading:
         monkeypatch.setattr(TransformerBridge, "boot_transformers", raising(error))
         message = (
             r"out of memory \(.* more were asked for\): expected room for weights of 0.0 GiB in "
-            r"float32; load with dtype='bfloat16'.*device_map='auto', or quantised, as hf_model="
+            r"float32; load with dtype='bfloat16'.*device_map='auto', or quantized, as hf_model="
         )
         with pytest.raises(ModelError, match=message) as caught:
             load_model(folder)
@@ -175,7 +165,7 @@ class TestOutOfMemory:
 
         with (
             pytest.raises(ModelError, match="out of memory: less") as caught,
-            enough_memory(ModelError, lambda: "less"),
+            out_of_memory_as(ModelError, lambda: "less"),
         ):
             work()
         assert held[0]() is None

@@ -66,7 +66,7 @@ def build_optimizers(model: Qwen2ForCausalLM) -> list[torch.optim.Optimizer]:
 def masked_loss(
     model: Qwen2ForCausalLM, ids: Tensor, labels: Tensor, *, device: str
 ) -> tuple[Tensor, int]:
-    """Return the summed negative log-likelihood of the labelled tokens, and how many they are.
+    """Return the summed negative log-likelihood of the labeled tokens, and how many they are.
 
     Args:
         model: The model in training.

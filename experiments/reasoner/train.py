@@ -139,11 +139,11 @@ class Learner:
 
 
 def average_gradients(model: Qwen2ForCausalLM, count: int, *, world_size: int) -> float:
-    """Divide the gradients, summed over processes, by the number of labelled tokens, and clip.
+    """Divide the gradients, summed over processes, by the number of labeled tokens, and clip.
 
     Args:
         model: Holds the summed gradients of this process.
-        count: How many labelled tokens they come from.
+        count: How many labeled tokens they come from.
         world_size: How many processes take part.
 
     Returns:
@@ -175,9 +175,9 @@ def train_step(setting: Setting, learner: Learner, stage: Stage) -> float:
     learner.model.zero_grad(set_to_none=False)
     total, count = 0.0, 0
     for ids, labels in micro_batches(pool, tokens=MICRO_TOKENS, pad=learner.tokenizer.pad_token_id):
-        loss, labelled = masked_loss(learner.model, ids, labels, device=setting.device)
+        loss, labeled = masked_loss(learner.model, ids, labels, device=setting.device)
         torch.autograd.backward(loss)
-        total, count = total + float(loss.detach()), count + labelled
+        total, count = total + float(loss.detach()), count + labeled
     norm = average_gradients(learner.model, count, world_size=setting.world_size)
     rate = stage.rate_at(progress)
     rates = (MATRIX_RATE * rate, OTHER_RATE * rate * stage.other_rate)

@@ -1,6 +1,6 @@
 """Shallow Lock-in and Deep Decay: what the step maps of a trace say, layer by layer.
 
-All shares are read off row-normalised maps, so that neither the length of the trace nor the scale
+All shares are read off row-normalized maps, so that neither the length of the trace nor the scale
 of the loss decides.
 """
 
@@ -19,23 +19,23 @@ from stepflow_tl.analysis.labels import label_permutation_test
 from stepflow_tl.errors import SettingError
 from stepflow_tl.saliency.maps import StepMap
 
-LOCK_IN = ("self_share", "neighbour_share", "question_share", "earlier_share", "lock_in")
+LOCK_IN = ("self_share", "neighbor_share", "question_share", "earlier_share", "lock_in")
 DECAY = ("summary_on_thinking", "summary_on_summary", "summary_on_question", "half_life")
 BLOCKS = ("final_block", "analysis_block", "final_heat_anomaly")
-FIGURES = (*LOCK_IN, *DECAY, *BLOCKS)
+MEASURES = (*LOCK_IN, *DECAY, *BLOCKS)
 
 
 def diagnose(step_map: StepMap) -> pd.DataFrame:
-    """The failure figures of one trace, a row per layer.
+    """The failure measures of one trace, a row per layer.
 
     Shallow Lock-in, as mean shares of a thinking step's saliency (paper section 3.3), over the
-    thinking steps that have a neighbour and an earlier step:
+    thinking steps that have a neighbor and an earlier step:
 
     - ``self_share``: on the step itself;
-    - ``neighbour_share``: on the step just before it;
+    - ``neighbor_share``: on the step just before it;
     - ``question_share``: on the question;
-    - ``earlier_share``: on all earlier thinking steps but the neighbour;
-    - ``lock_in``: self + neighbour; near 1 where the rest is ignored.
+    - ``earlier_share``: on all earlier thinking steps but the neighbor;
+    - ``lock_in``: self + neighbor; near 1 where the rest is ignored.
 
     Deep Decay, as mean shares of a summary step's saliency:
 
@@ -43,7 +43,7 @@ def diagnose(step_map: StepMap) -> pd.DataFrame:
     - ``half_life``: how many steps back from the summary hold half of its saliency on thinking
       (interpolated; small: only the last steps are seen).
 
-    The authors' block figures, on the map as given (theirs are on unnormalised maps, causal zeros
+    The authors' block measures, on the map as given (theirs are on unnormalized maps, causal zeros
     included):
 
     - ``final_block``: mean of M over summary x summary;
@@ -54,7 +54,7 @@ def diagnose(step_map: StepMap) -> pd.DataFrame:
         step_map: The map; a head axis is averaged away.
 
     Returns:
-        Columns ``layer``, ``depth`` (0 to 1) and the figures; NaN where there are too few steps.
+        Columns ``layer``, ``depth`` (0 to 1) and the measures; NaN where there are too few steps.
     """
     step_map = step_map.mean_over_heads()
     segments = np.array([step.segment for step in step_map.steps])
@@ -65,12 +65,12 @@ def diagnose(step_map: StepMap) -> pd.DataFrame:
     }
     layers = np.array(step_map.layers)
     table = {"layer": layers, "depth": layers / max(1, step_map.n_layers - 1)}
-    figures = {
+    measures = {
         **_lock_in(shares, is_in["question"], is_in["thinking"]),
         **_decay(shares, is_in["question"], is_in["thinking"], is_in["summary"]),
         **block_figures(raw, is_in["thinking"], is_in["summary"]),
     }
-    return pd.DataFrame(table | {name: values.numpy() for name, values in figures.items()})
+    return pd.DataFrame(table | {name: values.numpy() for name, values in measures.items()})
 
 
 def _lock_in(
@@ -79,16 +79,16 @@ def _lock_in(
     thinking: Bool[Tensor, "step"],
 ) -> dict[str, Float[Tensor, "layer"]]:
     rows = thinking.nonzero()[2:, 0]  # from the third on, every share can be positive
-    neighbour = shares[:, rows, rows - 1]
+    neighbor = shares[:, rows, rows - 1]
     own = shares[:, rows, rows]
     on_question = shares[:, rows][:, :, question].sum(-1)
     on_thinking = shares[:, rows][:, :, thinking].sum(-1)
     return {
         "self_share": _mean(own),
-        "neighbour_share": _mean(neighbour),
+        "neighbor_share": _mean(neighbor),
         "question_share": _mean(on_question),
-        "earlier_share": _mean(on_thinking - own - neighbour),
-        "lock_in": _mean(own + neighbour),
+        "earlier_share": _mean(on_thinking - own - neighbor),
+        "lock_in": _mean(own + neighbor),
     }
 
 
@@ -126,7 +126,7 @@ def block_figures(
     thinking: Bool[Tensor, "step"],
     summary: Bool[Tensor, "step"],
 ) -> dict[str, Float[Tensor, "layer"]]:
-    """The authors' three figures: means over whole square blocks, causal zeros included."""
+    """The authors' three measures: means over whole square blocks, causal zeros included."""
     final = _mean(scores[:, summary][:, :, summary].flatten(1))
     analysis = _mean(scores[:, thinking][:, :, thinking].flatten(1))
     return {
@@ -149,24 +149,24 @@ def compare_groups(
     seed: int = 0,
     resamples: int = 2_000,
 ) -> pd.DataFrame:
-    """Compare the figures of correct and wrong traces, layer by layer.
+    """Compare the measures of correct and wrong traces, layer by layer.
 
     Args:
         diagnoses: `diagnose` of each trace, all with the same layers.
         correct: Whether each trace is correct.
         problems: The problem each trace answers: the cluster of bootstrap and permutations.
         strata: What the tests hold fixed, such as each problem's difficulty, which else drives both
-            figures and outcomes; by default all traces form one stratum.
+            measures and outcomes; by default all traces form one stratum.
         seed: Of the bootstrap and of the permutations.
         resamples: Number of bootstrap samples, and of permutations.
 
     Returns:
-        A row per layer and figure: ``layer, depth, figure``, and for ``correct``, ``wrong`` and
+        A row per layer and measure: ``layer, depth, measure``, and for ``correct``, ``wrong`` and
         ``difference`` (correct minus wrong) the value with ``_low`` and ``_high``, its 95%
         percentile interval; ``n_correct, n_wrong``. Then, with labels permuted within strata:
         ``difference_within``, correct minus wrong within strata (without strata, and with one trace
         per problem, the plain ``difference``); its ``p_value``; and the same corrected for the
-        layers of its figure, ``p_holm`` (Holm 1979) and ``p_max`` (largest |t| of the layers).
+        layers of its measure, ``p_holm`` (Holm 1979) and ``p_max`` (largest |t| of the layers).
         Several traces of a problem keep their labels together: problems of a stratum with equally
         many traces exchange theirs, and each set is shuffled within its problem; with the problems
         as ``strata``, only the latter.
@@ -192,18 +192,18 @@ def compare_groups(
     levels = np.zeros_like(clusters)
     if strata is not None:
         levels = pd.factorize(pd.Series(list(strata)).astype(str))[0]
-    values = np.stack([table[list(FIGURES)].to_numpy().ravel() for table in diagnoses])
+    values = np.stack([table[list(MEASURES)].to_numpy().ravel() for table in diagnoses])
     groups = clustered_difference(values, first, clusters, seed=seed, resamples=resamples)
     template = diagnoses[0]
-    families = np.tile(np.arange(len(FIGURES)), len(template))
+    families = np.tile(np.arange(len(MEASURES)), len(template))
     tests = label_permutation_test(
         values, first, clusters, levels, families, seed=seed, resamples=resamples
     )
     result = pd.DataFrame(
         {
-            "layer": np.repeat(template["layer"].to_numpy(), len(FIGURES)),
-            "depth": np.repeat(template["depth"].to_numpy(), len(FIGURES)),
-            "figure": list(FIGURES) * len(template),
+            "layer": np.repeat(template["layer"].to_numpy(), len(MEASURES)),
+            "depth": np.repeat(template["depth"].to_numpy(), len(MEASURES)),
+            "measure": list(MEASURES) * len(template),
         }
     )
     for name, (value, low, high) in zip(("correct", "wrong", "difference"), groups, strict=True):

@@ -1,4 +1,4 @@
-"""Do figures differ between two kinds of traces? Label permutations within strata."""
+"""Do measures differ between two kinds of traces? Label permutations within strata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""The command line: thin over the library."""
+"""The command line: thin over the library.
+
+`app` is the program, `options` what several commands take; `traces`, `benchmarks` and `sweeps` hold
+the commands, `demo` the main job (its numbers: `settings`). Nothing heavy is imported before a
+command runs.
+"""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def demo(
 ) -> None:
     """Run the main job on the bundled reasoner: solve, look, repair, compare.
 
-    Writes step maps of a correct and a wrong trace, the failure figures by layer, and a table of
+    Writes step maps of a correct and a wrong trace, the failure measures by layer, and a table of
     the same problems solved with and without StepFlow.
     """
     from stepflow_tl.cli.demo import format_table, run_demo
@@ -170,14 +170,14 @@ def saliency(
 def diagnose(
     step_map: Annotated[Path, typer.Argument(help="A map that `saliency --out` saved.")],
 ) -> None:
-    """Print the failure figures of a map: Shallow Lock-in and Deep Decay, layer by layer."""
+    """Print the failure measures of a map: Shallow Lock-in and Deep Decay, layer by layer."""
     from stepflow_tl import StepMap
     from stepflow_tl import diagnose as diagnose_map
 
     loaded = StepMap.load(step_map)
     typer.echo(diagnose_map(loaded).round(3).to_string(index=False))
     if not any(step.segment == "summary" for step in loaded.steps):
-        typer.echo("(no summary: its thinking never closed, so that Deep Decay has no figures)")
+        typer.echo("(no summary: its thinking never closed, so that Deep Decay has no measures)")
 
 
 def _read_trace(path: Path, model: Any) -> Any:

@@ -15,7 +15,7 @@ from stepflow_tl.decoding.budget import Plans
 from stepflow_tl.decoding.settings import Decoding, DecodingSettings, settled
 from stepflow_tl.errors import GenerationError
 from stepflow_tl.models.base import Model, ModelView
-from stepflow_tl.models.memory import enough_memory
+from stepflow_tl.models.memory import out_of_memory_as
 from stepflow_tl.models.view import view
 from stepflow_tl.traces.chat import Asked, Prompt, as_prompt, is_one_prompt
 from stepflow_tl.traces.formats import PLAIN, named_format
@@ -195,7 +195,7 @@ def _decoded(
         for first in range(0, len(jobs), size):
             batch = jobs[first : first + size]
             advice = partial(_smaller, batch, decoder.decoding.max_new_tokens)
-            with enough_memory(GenerationError, advice):
+            with out_of_memory_as(GenerationError, advice):
                 rows = decoder.decode(batch)
             yield from zip(batch, rows, strict=True)
             bar.update(len(batch))

@@ -1,4 +1,8 @@
-"""What a run costs, on paper: from a model's configuration alone, before anything is downloaded."""
+"""What a run costs, on paper: from a model's configuration alone, before anything is downloaded.
+
+A configuration becomes sizes (`architecture`), these become bounds of time and memory on a GPU
+(`cost`), and a table says them (`table`).
+"""
 
 from stepflow_tl.errors import EstimateError
 from stepflow_tl.estimate.architecture import DTYPE_BYTES, Architecture, read_architecture

@@ -16,7 +16,7 @@ from stepflow_tl.models.view import view
 from stepflow_tl.reasoner import WEIGHTS
 
 DTYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "int4": 0.5}
-"""Bytes of a parameter; of quantised ones without their scales and what is left unquantised."""
+"""Bytes of a parameter; of quantized ones without their scales and what is left unquantized."""
 
 _KINDS = ("full_attention", "sliding_attention")
 

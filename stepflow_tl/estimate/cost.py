@@ -176,7 +176,7 @@ def estimate(architecture: Architecture, run: Run, gpu: Gpu) -> Estimate:
     """
     run = replace(run, dtype=run.dtype or architecture.dtype)
     size = DTYPE_BYTES[run.dtype or ""]
-    kept = max(size, 2.0)  # weights may be quantised, the cache is not
+    kept = max(size, 2.0)  # weights may be quantized, the cache is not
     weights = architecture.parameters * size
     longest = run.prompt_tokens + run.max_new_tokens
     row = architecture.kept(longest) * kept

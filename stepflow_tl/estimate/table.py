@@ -59,7 +59,7 @@ def notes(estimates: Sequence[Estimate]) -> list[str]:
     if any(e.architecture.experts for e in estimates):
         said.append("Assumed: tokens choose experts evenly.")
     if any(e.run.dtype in ("int8", "int4") for e in estimates):
-        said.append("Quantised weights: without scales and unquantised parts, so at least.")
+        said.append("Quantized weights: without scales and unquantized parts, so at least.")
     return said
 
 

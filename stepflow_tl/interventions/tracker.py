@@ -29,11 +29,11 @@ from stepflow_tl.traces.formats import Format, named_format
 from stepflow_tl.traces.reader import TraceReader, end_token_ids
 from stepflow_tl.traces.rows import (
     THINKING,
-    KnownTrace,
     LabelBuffer,
     Row,
     Rows,
     StepStart,
+    TraceLabels,
     published,
 )
 from stepflow_tl.traces.templates import template_of
@@ -263,7 +263,7 @@ class Tracker(Follower):
     def _new_rows(self, count: int) -> Rows:
         known = self._known()
         if isinstance(known, Trace):
-            return Rows([Row(KnownTrace(known, self._end_ids), 0) for _ in range(count)])
+            return Rows([Row(TraceLabels(known, self._end_ids), 0) for _ in range(count)])
         length, pad_id = self._prompt_length, self._tokenizer.pad_token_id
         readers = [
             TraceReader(self._tokenizer, self._format, prompt_length=length, end_ids=self._end_ids)

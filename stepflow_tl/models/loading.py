@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from stepflow_tl.errors import ModelError
 from stepflow_tl.models.hub import explain, weights_size
-from stepflow_tl.models.memory import enough_memory, in_gib
+from stepflow_tl.models.memory import in_gib, out_of_memory_as
 from stepflow_tl.models.precision import AUTO, own_dtype, read_dtype
 from stepflow_tl.reasoner import WEIGHTS
 from stepflow_tl.version import check_versions
@@ -35,7 +35,7 @@ def load_model(
         dtype: Precision of the weights: "float32", "bfloat16", "float16", "float64" or such a
             type; "auto" for the checkpoint's own; None for float32, or for that of ``hf_model``.
         **boot_options: Passed on to ``TransformerBridge.boot_transformers`` (`revision`,
-            `hf_model` for a model loaded elsewhere, such as a quantised one, `device_map`, ...).
+            `hf_model` for a model loaded elsewhere, such as a quantized one, `device_map`, ...).
 
     Returns:
         The bridge, in evaluation mode.
@@ -63,7 +63,7 @@ def load_model(
     hf_logging.disable_progress_bar()
     try:
         exact = _load_dtype(source, dtype, boot_options)
-        with _nothing_installed(), enough_memory(ModelError, lambda: _smaller(source, exact)):
+        with _nothing_installed(), out_of_memory_as(ModelError, lambda: _smaller(source, exact)):
             model = TransformerBridge.boot_transformers(source, dtype=exact, **boot_options)
     except ModelError:
         raise
@@ -128,7 +128,7 @@ def _smaller(source: str, dtype: torch.dtype) -> str:
     weights = "the weights" if size is None else f"weights of {in_gib(size)}"
     return (
         f"expected room for {weights} in {exact}; load with dtype='bfloat16' (half of float32), "
-        "over several devices with device_map='auto', or quantised, as hf_model=..."
+        "over several devices with device_map='auto', or quantized, as hf_model=..."
     )
 
 

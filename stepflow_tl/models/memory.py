@@ -33,7 +33,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def enough_memory(error: type[ValueError], advice: Callable[[], str]) -> Iterator[None]:
+def out_of_memory_as(error: type[ValueError], advice: Callable[[], str]) -> Iterator[None]:
     """Inside, running out of memory is an error of this package.
 
     What the failed calls held is let go, so that another try finds the memory free although the

@@ -28,7 +28,7 @@ def read_dtype(dtype: Any, error: type[ValueError]) -> torch.dtype | None:
     if found is None or not isinstance(dtype, (str, torch.dtype)):
         raise error(
             f"expected a dtype such as 'float32' or 'bfloat16', one of {[*DTYPES, AUTO]}, got "
-            f"{dtype!r} (for 8 and 4 bits load a quantised model, and pass it as hf_model=...)"
+            f"{dtype!r} (for 8 and 4 bits load a quantized model, and pass it as hf_model=...)"
         )
     return found
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 def weights_in_order(model: Any) -> Iterator[tuple[str, Tensor]]:
     """Name and numbers of each parameter, on the CPU, in the order of the names.
 
-    Of a quantised model the rest of its state follows: scales, code books, packed weights.
+    Of a quantized model the rest of its state follows: scales, code books, packed weights.
     """
     named = sorted(model.named_parameters(), key=lambda pair: pair[0])
     owners = _owners(model) if any(parameter.is_meta for _, parameter in named) else {}
@@ -24,14 +24,14 @@ def weights_in_order(model: Any) -> Iterator[tuple[str, Tensor]]:
         with _in_memory(module) if parameter.is_meta else nullcontext():
             held = parameter if module is None else getattr(module, own_name)
             yield name, held.detach().cpu().contiguous()
-    if is_quantised(model):
+    if is_quantized(model):
         known = {name for name, _ in named}
         for name, value in sorted(_saved(model).items()):
             if name not in known:
                 yield from ((name, tensor) for tensor in _tensors(value))
 
 
-def is_quantised(model: nn.Module) -> bool:
+def is_quantized(model: nn.Module) -> bool:
     """Whether some of the weights are packed, and stand for others."""
     return any(True for _ in packed_layers(model))
 
@@ -47,7 +47,7 @@ def packed_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def let_gradients_through(model: nn.Module, error: type[ValueError]) -> None:
-    """Make sure that a backward pass goes through the packed layers of a quantised model.
+    """Make sure that a backward pass goes through the packed layers of a quantized model.
 
     bitsandbytes repacks its 4-bit weights for fast decoding on some CPUs, and what is packed so
     gives no gradient: it is unpacked when the layer's state is asked for.
@@ -68,7 +68,7 @@ def let_gradients_through(model: nn.Module, error: type[ValueError]) -> None:
             why = str(reason).splitlines()[0]
         raise error(
             f"expected layers that a gradient goes through, got {type(layer).__name__} at {name} "
-            f"({why}); score the model unquantised, or by rule='attention'"
+            f"({why}); score the model unquantized, or by rule='attention'"
         )
 
 

@@ -38,7 +38,7 @@ def figure_layer_curves(comparison: pd.DataFrame, *, n_layers: int) -> Figure:
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(2, 3, figsize=(12.5, 6.6), sharex=True)
         for ax, (measure, label) in zip(axes.flat, MEASURE_LABELS.items(), strict=True):
-            rows = comparison[comparison["figure"] == measure]
+            rows = comparison[comparison["measure"] == measure]
             for band in bands:
                 layers = resolve_layers(band, n_layers)
                 ax.axvspan(layers[0] - 0.5, layers[-1] + 0.5, color="#eeeeee", zorder=0)

@@ -174,14 +174,14 @@ def figure_repair_effect(
     """
     name = "figure_repair_effect"
     before_after = checked_table(
-        before_after, name, "figure and layer", ("layer", "figure", "change", "low", "high")
+        before_after, name, "measure and layer", ("layer", "measure", "change", "low", "high")
     )
     scatter = checked_table(
-        scatter, name, "figure and problem", ("figure", "change", "correctness_change")
+        scatter, name, "measure and problem", ("measure", "change", "correctness_change")
     )
     if strange := sorted(set(scatter["correctness_change"]) - set(CORRECTNESS_CHANGES)):
         raise SettingError(f"expected changes of correctness -1, 0 and 1, got {strange}")
-    measures = list(dict.fromkeys([*before_after["figure"], *scatter["figure"]]))
+    measures = list(dict.fromkeys([*before_after["measure"], *scatter["measure"]]))
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(
             len(measures),
@@ -191,8 +191,8 @@ def figure_repair_effect(
             squeeze=False,
         )
         for (left, right), measure in zip(axes, measures, strict=True):
-            _draw_change(left, before_after[before_after["figure"] == measure])
-            _draw_by_outcome(right, scatter[scatter["figure"] == measure])
+            _draw_change(left, before_after[before_after["measure"] == measure])
+            _draw_by_outcome(right, scatter[scatter["measure"] == measure])
             left.set_ylabel("change (after − before)")
             left.set_title(
                 literal_lines(MEASURE_LABELS.get(measure, measure)), loc="left", fontsize=10

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from stepflow_tl.errors import NonFiniteError, StepMapError
 from stepflow_tl.models.base import ModelView
-from stepflow_tl.models.memory import enough_memory
+from stepflow_tl.models.memory import out_of_memory_as
 from stepflow_tl.models.weights import let_gradients_through
 from stepflow_tl.saliency.attention import KeyValues
 from stepflow_tl.saliency.collect import Collector
@@ -46,7 +46,7 @@ def score(
     made_of = {} if work_file is None else _made_of(view, trace, plan, collector)
     try:
         with (
-            enough_memory(StepMapError, plan.advice),
+            out_of_memory_as(StepMapError, plan.advice),
             open_work_file(work_file, made_of) as work,
             tqdm(total=len(trace), unit="token", disable=not progress) as bar,
         ):

@@ -12,7 +12,7 @@ from torch import Tensor
 from stepflow_tl.errors import NonFiniteError, SettingError, StepMapError
 from stepflow_tl.models.base import Model, ModelView
 from stepflow_tl.models.layers import LayerSpec, resolve_layers
-from stepflow_tl.models.memory import enough_memory
+from stepflow_tl.models.memory import out_of_memory_as
 from stepflow_tl.models.view import view
 from stepflow_tl.saliency.backends import score
 from stepflow_tl.saliency.collect import Collector, StepSums, TokenMaps
@@ -93,7 +93,7 @@ def step_saliency(
         WorkFileError: The work file is of another run, or no work file.
         StepMapError: A score is NaN or infinite (a FloatingPointError, too; layer, query position
             and where the forward pass breaks are named), memory does not suffice (what would
-            fit is said), or the layers of a quantised model give no gradient.
+            fit is said), or the layers of a quantized model give no gradient.
     """
     for name, value, choices in (
         ("rule", rule, Rule),
@@ -121,7 +121,7 @@ def step_saliency(
             work_file=(work_file, None),
         )
         made["normalized"] = "row"
-        with enough_memory(StepMapError, lambda: _no_smaller_jacobian(trace)):
+        with out_of_memory_as(StepMapError, lambda: _no_smaller_jacobian(trace)):
             scores = jacobian_scores(seen, trace, wanted)
     else:
         plan = plan_scores(

@@ -20,7 +20,7 @@ from stepflow_tl.traces.trace import Trace
 _EMBEDDING = -1
 
 
-class Places:
+class NonFinite:
     """The lowest position at which each layer's residual stream is not finite."""
 
     def __init__(self) -> None:
@@ -57,14 +57,14 @@ def diagnosed(
         run: Runs the model over the trace once more.
         inside: Look at the layers of the Hugging Face decoder, not at hook points.
     """
-    places = Places()
+    found = NonFinite()
     try:
-        with torch.no_grad(), publish(view.model, trace), _watched(view, places, inside):
+        with torch.no_grad(), publish(view.model, trace), _watched(view, found, inside):
             run()
     except RuntimeError as reason:  # no memory for another pass: the first error is enough
         said = f"the forward pass could not be looked at ({type(reason).__name__})"
         return NonFiniteError(f"{error}; {said}; {_hint(view)}")
-    first = places.first()
+    first = found.first()
     if first is None:
         said = "the forward pass is finite, so that the gradient overflows"
     else:
@@ -85,11 +85,11 @@ def _place(trace: Trace, position: int) -> str:
 
 
 @contextmanager
-def _watched(view: ModelView, places: Places, inside: bool) -> Iterator[None]:
+def _watched(view: ModelView, found: NonFinite, inside: bool) -> Iterator[None]:
     if not inside:
 
         def at(layer: int) -> Callable[..., None]:
-            return lambda stream, hook: places.note(layer, stream)
+            return lambda stream, hook: found.note(layer, stream)
 
         hooks: list[Hook] = [(hook_name("embed"), at(_EMBEDDING))]
         hooks += [(hook_name("resid_post", layer), at(layer)) for layer in range(view.n_layers)]
@@ -99,14 +99,14 @@ def _watched(view: ModelView, places: Places, inside: bool) -> Iterator[None]:
 
     def after(layer: int) -> Callable[..., None]:
         def look(module: nn.Module, args: Any, output: Any) -> None:
-            places.note(layer, output if isinstance(output, Tensor) else output[0])
+            found.note(layer, output if isinstance(output, Tensor) else output[0])
 
         return look
 
     layers = decoder_layers(view.decoder)
 
     def before(module: nn.Module, args: Any, options: dict[str, Any]) -> None:
-        places.note(_EMBEDDING, args[0] if args else options["hidden_states"])
+        found.note(_EMBEDDING, args[0] if args else options["hidden_states"])
 
     handles = [layers[0].register_forward_pre_hook(before, with_kwargs=True)]
     handles += [layer.register_forward_hook(after(index)) for index, layer in enumerate(layers)]

@@ -1,4 +1,4 @@
-"""Saliency of steps as a normalised Jacobian: logits by hidden states (the digest's variant).
+"""Saliency of steps as a normalized Jacobian: logits by hidden states (the digest's variant).
 
 With z_t the logits of row t, x the tokens and h[l] the residual stream after layer l::
 
@@ -40,7 +40,7 @@ from stepflow_tl.traces.trace import Trace
 def jacobian_scores(
     view: ModelView, trace: Trace, layers: Sequence[int]
 ) -> dict[int, Float[Tensor, "query_step key_step"]]:
-    """The normalised Jacobian of each layer: one forward pass, one backward pass per step.
+    """The normalized Jacobian of each layer: one forward pass, one backward pass per step.
 
     Each backward pass gives a row of every layer. A row whose target does not depend on any step
     (a last step of one token, which nothing follows) is zero.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -16,11 +17,14 @@ from torch import Tensor
 from stepflow_tl.errors import StepMapError
 from stepflow_tl.files import read_file, write_file
 from stepflow_tl.models.layers import LayerSpec, resolve_layers
-from stepflow_tl.traces.trace import Step
+from stepflow_tl.models.precision import widened
+from stepflow_tl.saliency.pooling import Diagonal, Pool, StepPooler
+from stepflow_tl.traces.trace import Step, Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_PATTERN = re.compile(r"blocks\.(\d+)\.attn\.hook_pattern")
 _FILE_KIND = "stepflow_tl.StepMap"
 PLOTS = "stepflow_tl.plots"  # a higher floor
 
@@ -36,7 +40,7 @@ class StepMap:
         n_layers: Number of layers of the model.
         steps: The steps, in the order of the last two axes.
         settings: How it was made: rule, objective, pool, diagonal, model, dtype, library version,
-            normalisation.
+            normalization.
     """
 
     scores: Float[Tensor, "layer *head query_step key_step"]
@@ -44,6 +48,61 @@ class StepMap:
     n_layers: int
     steps: tuple[Step, ...]
     settings: Mapping[str, Any]
+
+    @classmethod
+    def from_cache(
+        cls,
+        cache: Mapping[str, Tensor],
+        trace: Trace,
+        *,
+        per_head: bool = False,
+        pool: Pool = "mean",
+        diagonal: Diagonal = "causal",
+    ) -> StepMap:
+        """The map of ``rule="attention"`` from the patterns in an `ActivationCache`.
+
+        Example::
+
+            _, cache = model.run_with_cache(trace.tokens)
+            StepMap.from_cache(cache, trace).band("deep").plot()
+
+        Args:
+            cache: What ``run_with_cache`` gives, with ``hook_pattern`` of some layers.
+            trace: The trace whose tokens were run.
+            per_head: Keep the heads apart.
+            pool: "mean" over a block, or its "sum".
+            diagonal: What the mean of a diagonal block divides by.
+
+        Raises:
+            StepMapError: There is no pattern in it, or the patterns are not the trace's.
+        """
+        found = (_PATTERN.fullmatch(name) for name in cache)
+        names = {int(match[1]): match[0] for match in found if match}
+        if not names:
+            raise StepMapError(
+                "expected a cache with attention patterns (hook_pattern), found none: run it "
+                "without a names_filter, or with one that lets patterns in"
+            )
+        size = len(trace)
+        pooler = StepPooler(trace.step_of_token, len(trace.steps), pool, diagonal)
+        scores = []
+        for layer in sorted(names):
+            pattern = cache[names[layer]].detach()
+            if pattern.shape[0] != 1 or pattern.shape[-2:] != (size, size):
+                raise StepMapError(
+                    f"expected patterns of one sequence of {size} tokens, as the trace has, got "
+                    f"{list(pattern.shape)} at {names[layer]}"
+                )
+            heads = pattern[0] if per_head else pattern[0].mean(0)
+            scores.append(pooler(widened(heads)).cpu())
+        model = getattr(getattr(cache, "model", None), "cfg", None)
+        return cls(
+            scores=torch.stack(scores),
+            layers=tuple(sorted(names)),
+            n_layers=int(getattr(model, "n_layers", max(names) + 1)),
+            steps=trace.steps,
+            settings={"rule": "attention", "pool": pool, "diagonal": diagonal},
+        )
 
     @property
     def per_head(self) -> bool:

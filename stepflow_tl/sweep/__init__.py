@@ -1,4 +1,9 @@
-"""Sweeps: a grid of settings over problems, stored cell by cell, resumable, here or elsewhere."""
+"""Sweeps: a grid of settings over problems, stored cell by cell, resumable, here or elsewhere.
+
+A `Sweep` (`sweep`) of a `grid` is planned as cells (`cells`), which executors (`executors`) decode
+and grade batch by batch (`work`) into a `store`. A file can describe it (`config`), and strengths
+can be chosen on held-out problems (`calibration`).
+"""
 
 from stepflow_tl.errors import ConfigError, StoreError
 from stepflow_tl.sweep.calibration import Calibration, calibrate

@@ -101,7 +101,7 @@ class Store:
 
         Raises:
             StoreError: The store holds rows of another, and `mix` is False; each difference is
-                spelt out.
+                spelled out.
         """
         identity = json.loads(json.dumps(dict(identity)))
         with self._connected() as database, database:

@@ -166,7 +166,7 @@ class Sweep:
             ``setting`` carry the labels of this sweep's grid.
 
         Raises:
-            StoreError: The store holds results of something else; the difference is spelt out.
+            StoreError: The store holds results of something else; the difference is spelled out.
             ModelError: The model cannot be loaded.
             ValueError: The model lacks a layer, or the delimiter that a strategy needs; or the task
                 cannot be graded.

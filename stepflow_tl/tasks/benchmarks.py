@@ -225,8 +225,8 @@ class Benchmark(Task):
         if self.kind != "code":
             return super().vote(item)
         self._may_run()
-        behaviour = grading.Behaviour(self._examples(self._records[item.key]))
-        return Vote(behaviour.program, behaviour.same)
+        behavior = grading.Behavior(self._examples(self._records[item.key]))
+        return Vote(behavior.program, behavior.same)
 
     def check_votes(self) -> None:
         """Refuse a vote on code without public examples: hidden tests must not choose an answer.

@@ -213,9 +213,9 @@ def source_of(name: str) -> Source:
     Raises:
         BenchmarkError: No benchmark is called so.
     """
-    spelt = re.sub(r"[^a-z0-9]", "", name.lower())
+    spelled = re.sub(r"[^a-z0-9]", "", name.lower())
     for source in SOURCES.values():
-        if spelt in (source.name.replace("_", ""), *source.aliases):
+        if spelled in (source.name.replace("_", ""), *source.aliases):
             return source
     raise BenchmarkError(
         f"no benchmark {name!r}: expected one of {list(SOURCES)}, or path= and kind= for a file"

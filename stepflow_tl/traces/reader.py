@@ -136,7 +136,7 @@ class TraceReader:
 
     Attributes:
         labels: Label of each token read. The question is found when its prompt is complete: until
-            then the prompt's tokens are labelled frame.
+            then the prompt's tokens are labeled frame.
         texts: Text of each token read.
         question_tokens: Half-open token span of the question, once the prompt is complete.
         prompt_length: Number of prompt tokens; None while it is unknown.
@@ -533,7 +533,7 @@ def response_parts(
     prompt_length: int,
     closed: bool,
 ) -> ResponseParts:
-    """Thinking and answer of labelled tokens; steps that do not touch are told apart by a line.
+    """Thinking and answer of labeled tokens; steps that do not touch are told apart by a line.
 
     Args:
         texts: Text of each token.

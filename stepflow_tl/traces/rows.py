@@ -68,7 +68,7 @@ class Labels(Protocol):
         """Label the next token."""
 
 
-class KnownTrace:
+class TraceLabels:
     """Labels of a trace that was read before."""
 
     def __init__(self, trace: Trace, end_ids: frozenset[int]) -> None:

@@ -199,7 +199,7 @@ class Trace:
             return trace
         if cuts is None:
             raise TraceError("expected cuts= beside labels=, got None; or use Trace.with_labels")
-        return trace._labelled(cuts, labels)
+        return trace._labeled(cuts, labels)
 
     @classmethod
     def of_reader(
@@ -254,7 +254,7 @@ class Trace:
             model: A model with a ``tokenizer``, or a tokenizer.
             text: The whole transcript with its special tokens written out; without `prompt`, it
                 must hold the opening delimiter. No token is added to it.
-            prompt: The part of `text` before the response, if it is to be given: it is tokenised
+            prompt: The part of `text` before the response, if it is to be given: it is tokenized
                 apart, as when it was generated from.
             format: As in `from_token_ids`.
             cuts: Where somebody else's steps begin, as numbers of characters of `text`: a step
@@ -307,7 +307,7 @@ class Trace:
         )
         if labels is None:
             return trace
-        return trace._labelled(at, labels)
+        return trace._labeled(at, labels)
 
     @classmethod
     def from_chat(
@@ -530,7 +530,7 @@ class Trace:
         )
         return replace(self, steps=steps)
 
-    def _labelled(self, cuts: Sequence[int], labels: Sequence[Mapping[str, Any]]) -> Trace:
+    def _labeled(self, cuts: Sequence[int], labels: Sequence[Mapping[str, Any]]) -> Trace:
         """The same with what is said of the steps that begin at these tokens."""
         try:
             found = labels_of_steps(self.step_of_token.tolist(), cuts, labels)

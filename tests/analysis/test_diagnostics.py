@@ -6,7 +6,7 @@ import torch
 from helpers import DATA
 
 from stepflow_tl import StepMap, compare_groups, diagnose, step_saliency
-from stepflow_tl.analysis.diagnostics import FIGURES
+from stepflow_tl.analysis.diagnostics import MEASURES
 from stepflow_tl.traces.trace import Step
 
 
@@ -27,26 +27,26 @@ def step_map(scores, segments: str) -> StepMap:
 
 def test_lock_in_by_hand():
     scores = [[9, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 2, 3, 4]]
-    figures = diagnose(step_map(scores, "qttt")).iloc[0]
-    assert figures["self_share"] == pytest.approx(0.4)
-    assert figures["neighbour_share"] == pytest.approx(0.3)
-    assert figures["earlier_share"] == pytest.approx(0.2)
-    assert figures["question_share"] == pytest.approx(0.1)
-    assert figures["lock_in"] == pytest.approx(0.7)
-    assert np.isnan(figures["summary_on_thinking"])
-    assert np.isnan(figures["half_life"])
+    measures = diagnose(step_map(scores, "qttt")).iloc[0]
+    assert measures["self_share"] == pytest.approx(0.4)
+    assert measures["neighbor_share"] == pytest.approx(0.3)
+    assert measures["earlier_share"] == pytest.approx(0.2)
+    assert measures["question_share"] == pytest.approx(0.1)
+    assert measures["lock_in"] == pytest.approx(0.7)
+    assert np.isnan(measures["summary_on_thinking"])
+    assert np.isnan(measures["half_life"])
 
 
 def test_decay_by_hand():
     scores = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [2, 1, 3, 4]]
-    figures = diagnose(step_map(scores, "qtts")).iloc[0]
-    assert figures["summary_on_question"] == pytest.approx(0.2)
-    assert figures["summary_on_thinking"] == pytest.approx(0.4)
-    assert figures["summary_on_summary"] == pytest.approx(0.4)
-    assert figures["half_life"] == pytest.approx(2 / 3)  # 3 of 4 lie on the last step
-    assert figures["final_block"] == pytest.approx(4.0)
-    assert figures["analysis_block"] == pytest.approx(0.5)
-    assert figures["final_heat_anomaly"] == pytest.approx(8.0)
+    measures = diagnose(step_map(scores, "qtts")).iloc[0]
+    assert measures["summary_on_question"] == pytest.approx(0.2)
+    assert measures["summary_on_thinking"] == pytest.approx(0.4)
+    assert measures["summary_on_summary"] == pytest.approx(0.4)
+    assert measures["half_life"] == pytest.approx(2 / 3)  # 3 of 4 lie on the last step
+    assert measures["final_block"] == pytest.approx(4.0)
+    assert measures["analysis_block"] == pytest.approx(0.5)
+    assert measures["final_heat_anomaly"] == pytest.approx(8.0)
 
 
 @pytest.mark.parametrize(("shares", "half_life"), [([1, 1, 1, 1], 2.0), ([1, 0, 0, 0], 3.5)])
@@ -58,13 +58,13 @@ def test_half_life_grows_with_reach(shares, half_life):
 
 def test_block_figures_meet_the_authors():
     golden = json.loads((DATA / "pooling.json").read_text())
-    figures = diagnose(step_map(golden["step_matrix"], "qtttss")).iloc[0]
+    measures = diagnose(step_map(golden["step_matrix"], "qtttss")).iloc[0]
     for ours, theirs in (
         ("final_block", "final_block_intensity"),
         ("analysis_block", "analysis_block_intensity"),
         ("final_heat_anomaly", "final_heat_anomaly"),
     ):
-        assert figures[ours] == pytest.approx(golden["metrics"][theirs], rel=1e-5)
+        assert measures[ours] == pytest.approx(golden["metrics"][theirs], rel=1e-5)
 
 
 def test_scale_does_not_matter_to_shares():
@@ -80,7 +80,7 @@ def test_a_real_map_has_shares_that_sum_to_one(qwen2, trace):
     table = diagnose(step_saliency(qwen2, trace, per_head=True))
     assert table["layer"].tolist() == [0, 1, 2, 3]
     assert table["depth"].tolist() == pytest.approx([0, 1 / 3, 2 / 3, 1])
-    shares = table[["self_share", "neighbour_share", "question_share", "earlier_share"]]
+    shares = table[["self_share", "neighbor_share", "question_share", "earlier_share"]]
     assert np.allclose(shares.sum(axis=1), 1.0)
     of_summary = table[["summary_on_thinking", "summary_on_summary", "summary_on_question"]]
     assert np.allclose(of_summary.sum(axis=1), 1.0)
@@ -96,8 +96,8 @@ def test_groups_are_compared_layer_by_layer():
         tables.append(diagnose(step_map(scores, "qttts")))
         correct.append(right)
     result = compare_groups(tables, correct=correct, problems=[i // 2 for i in range(40)])
-    assert len(result) == 2 * len(FIGURES)
-    lock_in = result[result["figure"] == "lock_in"]
+    assert len(result) == 2 * len(MEASURES)
+    lock_in = result[result["measure"] == "lock_in"]
     locked, free = lock_in.iloc[0], lock_in.iloc[1]
     assert locked["difference_high"] < 0.0 < locked["wrong"] - locked["correct"]
     assert free["difference_low"] < 0.0 < free["difference_high"]

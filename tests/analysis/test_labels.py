@@ -50,7 +50,7 @@ def test_difference_within_strata_is_the_textbooks():
 
 @pytest.mark.usefixtures("many_tables")
 def test_difficulty_that_drives_both_is_no_effect_within_strata():
-    """Hard problems have larger figures and fail more often; within a level nothing relates."""
+    """Hard problems have larger measures and fail more often; within a level nothing relates."""
     generator = np.random.default_rng(0)
     naive, within = [], []
     for trial in range(200):

@@ -138,7 +138,7 @@ def places(scores: Tensor) -> list[tuple[int, int, int, int]]:
 
 
 def differenced(model: Any, trace: Trace, layer: int, head: int, query: int, key: int) -> Tensor:
-    """A * dL_t/dA of one entry of a pattern, by moving it alone: the row is not normalised anew."""
+    """A * dL_t/dA of one entry of a pattern, by moving it alone: the row is not normalized anew."""
     step, weight, losses = 1e-3, [], []
     for sign in (1.0, -1.0):
 

@@ -208,7 +208,7 @@ def test_the_host_reads_the_ids_and_nothing_else(
 
 
 class TestLosingTheWay:
-    """What a tracker cannot follow is refused, not mislabelled."""
+    """What a tracker cannot follow is refused, not mislabeled."""
 
     def test_attached_in_the_middle_of_decoding(self, model: Any, trace: Trace) -> None:
         decoding = Decoding(model, [0])

@@ -36,7 +36,7 @@ def test_what_nobody_reported_is_no_zero() -> None:
     assert ledger.total("B", "entropy_before") == 0.0
 
 
-def test_a_misspelt_column_is_refused() -> None:
+def test_a_misspelled_column_is_refused() -> None:
     ledger = Ledger()
     ledger.open("A", 0, ("rows_seen", "injections"))
     message = r"A: expected a column.*one of \['rows_seen', 'injections'\], got 'rows_sen'"

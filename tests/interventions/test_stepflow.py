@@ -317,7 +317,7 @@ class TestLedger:
             )
         assert ledger.total("StepMomentum", "injections") == 9
 
-    def test_a_misspelt_column_is_named(
+    def test_a_misspelled_column_is_named(
         self, model: Any, trace: Trace, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         @dataclass(frozen=True, kw_only=True)
@@ -335,8 +335,8 @@ class TestLedger:
             teacher_forced(model, trace.tokens)
         assert run.ledger.total("Looking", "rows_seen") == 1
         message = r"Looking: expected.*'rows_seen'.*got 'rows_sen'"
-        misspelt = StepFlow(Looking(reports="rows_sen"))
-        with pytest.raises(ValueError, match=message), misspelt.attach(model):
+        misspelled = StepFlow(Looking(reports="rows_sen"))
+        with pytest.raises(ValueError, match=message), misspelled.attach(model):
             teacher_forced(model, trace.tokens)
         monkeypatch.setattr(Looking, "fired", "rows")
         with pytest.raises(ValueError, match="Looking: expected fired to be one of.*got 'rows'"):

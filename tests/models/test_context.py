@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 from helpers import HAS_HOOKED, encode, hooked_from
 
-from stepflow_tl import Decoding, OddsEqualBridge, StepMapError, Trace, generate, step_saliency
-from stepflow_tl.errors import GenerationError
+from stepflow_tl import Decoding, OddsEqualBridge, Trace, generate, step_saliency
+from stepflow_tl.errors import GenerationError, StepMapError
 from stepflow_tl.models.context import context_length_of
 from stepflow_tl.models.loading import load_model
 from stepflow_tl.models.view import view

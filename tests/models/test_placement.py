@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM
 
 from stepflow_tl import (
     Format,
-    ModelError,
     OddsEqualBridge,
     StepFlow,
     StepMomentum,
@@ -22,6 +21,7 @@ from stepflow_tl import (
     load_model,
     step_saliency,
 )
+from stepflow_tl.errors import ModelError
 from stepflow_tl.models.view import view
 from stepflow_tl.traces.trace import Trace
 

@@ -13,21 +13,19 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from stepflow_tl import (
     Format,
-    GenerationError,
-    ModelError,
     OddsEqualBridge,
     StepFlow,
-    StepMapError,
     StepMomentum,
     generate,
     load_model,
     step_saliency,
 )
+from stepflow_tl.errors import GenerationError, ModelError, StepMapError
 from stepflow_tl.interventions.odds_equal_bridge import equalize_odds
 from stepflow_tl.interventions.position import Groups
 from stepflow_tl.models.decoder_hooks import attend_through
 from stepflow_tl.models.view import view
-from stepflow_tl.models.weights import is_quantised
+from stepflow_tl.models.weights import is_quantized
 from stepflow_tl.saliency import NonFiniteError, token_saliency
 from stepflow_tl.saliency.rules import gain_of, objective_weights
 from stepflow_tl.traces.trace import Trace
@@ -309,7 +307,7 @@ class TestPackedWeights:
     ) -> None:
         folder = tiny_folder("qwen2")
         model = load_model(folder, hf_model=packed(folder))
-        assert is_quantised(model) and not is_quantised(qwen2)
+        assert is_quantized(model) and not is_quantized(qwen2)
         for setting in SETTINGS:
             found, exact = (step_saliency(m, trace, **setting).scores for m in (model, qwen2))
             assert float((found - exact).abs().max() / exact.abs().max()) < 0.1
@@ -338,7 +336,7 @@ class TestPackedWeights:
     def test_layers_that_give_no_gradient_are_named(
         self, tiny_folder: Callable[..., Path], trace: Trace
     ) -> None:
-        """As torch's own quantised layers: a map without them would be silently wrong."""
+        """As torch's own quantized layers: a map without them would be silently wrong."""
 
         class Closed(Packed):
             @torch.no_grad()
@@ -348,7 +346,7 @@ class TestPackedWeights:
         folder = tiny_folder("qwen2")
         model = load_model(folder, hf_model=packed(folder, Closed))
         message = (
-            r"layers that a gradient goes through, got Closed at .*q.*no gradient.*unquantised"
+            r"layers that a gradient goes through, got Closed at .*q.*no gradient.*unquantized"
         )
         for setting in SETTINGS:
             with pytest.raises(StepMapError, match=message):
@@ -357,7 +355,7 @@ class TestPackedWeights:
         with FLOW.attach(model):
             generate(model, QUESTIONS, **ASK)
 
-    def test_torchs_dynamic_quantisation(
+    def test_torchs_dynamic_quantization(
         self, tiny_folder: Callable[..., Path], trace: Trace
     ) -> None:
         from torch.ao.nn.quantized.dynamic import Linear
@@ -392,7 +390,7 @@ def test_bitsandbytes(
         folder, quantization_config=BitsAndBytesConfig(**config), device_map={"": "cpu"}
     ).eval()
     model = load_model(folder, hf_model=inner)
-    assert is_quantised(model)
+    assert is_quantized(model)
     with FLOW.attach(model) as run:
         generate(model, QUESTIONS, **ASK)  # packs 4-bit weights anew where the CPU has AVX512-BF16
     assert run.actions > 0

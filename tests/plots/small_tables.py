@@ -87,11 +87,11 @@ def error_kinds():
 def layer_changes():
     rows = [(layer, name) for name in ("lock_in", "summary_on_thinking") for layer in range(4)]
     change = np.linspace(-0.03, 0.03, len(rows))
-    table = pd.DataFrame(rows, columns=["layer", "figure"])
+    table = pd.DataFrame(rows, columns=["layer", "measure"])
     return table.assign(change=change, low=change - 0.01, high=change + 0.01)
 
 
 def problem_changes():
     rows = [(name, c) for name in ("lock_in", "summary_on_thinking") for c in (-1, 0, 0, 0, 1)]
-    table = pd.DataFrame(rows, columns=["figure", "correctness_change"])
+    table = pd.DataFrame(rows, columns=["measure", "correctness_change"])
     return table.assign(change=np.linspace(-0.1, 0.1, len(rows)))

@@ -1,4 +1,4 @@
-"""The normalised Jacobian: against autograd and finite differences, and what it has no use for."""
+"""The normalized Jacobian: against autograd and finite differences, and what it has no use for."""
 
 from collections.abc import Callable
 from typing import Any

@@ -7,6 +7,7 @@ from small import CELLS, DECODING, GRID, assert_same_rows, small
 from test_sweep import SAMPLED, Stopping, counted
 
 from stepflow_tl.interventions import OddsEqualBridge, StepFlow, StepMomentum
+from stepflow_tl.interventions.flow import PRESETS
 from stepflow_tl.sweep import (
     ConfigError,
     Store,
@@ -17,7 +18,6 @@ from stepflow_tl.sweep import (
     resume,
     status,
 )
-from stepflow_tl.sweep.config import PRESETS
 from stepflow_tl.tasks import WordProblems
 from stepflow_tl.tasks.strategies import (
     BudgetForcing,

@@ -378,7 +378,7 @@ def test_wrong_settings_are_explained(settings, message, unchecked):
 
 
 @pytest.mark.parametrize(
-    ("spelt", "name"),
+    ("spelled", "name"),
     [
         ("MATH-500", "math500"),
         ("aime2024", "aime24"),
@@ -391,9 +391,9 @@ def test_wrong_settings_are_explained(settings, message, unchecked):
         ("GSM8K", "gsm8k"),
     ],
 )
-def test_names_in_any_usual_spelling(spelt, name):
-    assert source_of(spelt) is SOURCES[name]
-    assert Benchmark(name=spelt) == Benchmark(name=name)
+def test_names_in_any_usual_spelling(spelled, name):
+    assert source_of(spelled) is SOURCES[name]
+    assert Benchmark(name=spelled) == Benchmark(name=name)
 
 
 def test_samples_are_the_papers():

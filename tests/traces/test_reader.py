@@ -62,7 +62,7 @@ def test_bytes_that_never_become_text_do_not_wait_forever(tokenizer: Any) -> Non
 
 @pytest.mark.parametrize("prompt", [1, 5, None])
 @given(parts=token_lists(), data=st.data())
-def test_a_prefix_is_labelled_as_in_the_whole(
+def test_a_prefix_is_labeled_as_in_the_whole(
     tokenizer: Any,
     split_tokenizer: Any,
     prompt: int | None,

@@ -15,11 +15,11 @@ How an answer in mathematics is read, in this order:
 
 from stepflow_tl.tasks.grading.choices import grade_choice, same_letter
 from stepflow_tl.tasks.grading.mathematics import check_math_gold, grade_math, same_math_answer
-from stepflow_tl.tasks.grading.programs import Behaviour, CodeTests, Limits, grade_code
+from stepflow_tl.tasks.grading.programs import Behavior, CodeTests, Limits, grade_code
 from stepflow_tl.tasks.grading.quantities import grade_number, number_of
 
 __all__ = [
-    "Behaviour",
+    "Behavior",
     "CodeTests",
     "Limits",
     "check_math_gold",

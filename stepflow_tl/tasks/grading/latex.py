@@ -255,10 +255,10 @@ def text_of(tokens: Iterable[Token]) -> str:
 
 def same_tokens(first: Sequence[Token], second: Sequence[Token]) -> bool:
     """Whether two answers are one text but for dress, spaces and braces about one character."""
-    return spelt(first) == spelt(second)
+    return spelled(first) == spelled(second)
 
 
-def spelt(tokens: Sequence[Token]) -> list[str]:
+def spelled(tokens: Sequence[Token]) -> list[str]:
     """The tokens as characters, without braces about one of them: what texts are compared by."""
     texts: list[str] = []
     at = 0

@@ -27,7 +27,7 @@ _SAYS = {
     "runtime_error": "it failed",
 }
 
-__all__ = ["Behaviour", "CodeTests", "Limits", "grade_code"]
+__all__ = ["Behavior", "CodeTests", "Limits", "grade_code"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def grade_code(response: Response, tests: CodeTests, *, limits: Limits = _LIMITS
 
     Args:
         response: Whatever the model wrote, or its parts: the answer is read, the thinking only
-            where no answer follows it. The last block labelled Python counts, or without
+            where no answer follows it. The last block labeled Python counts, or without
             any the last without a label; a block that was never closed does not.
         tests: What the program must do.
         limits: What it may use.
@@ -132,7 +132,7 @@ def grade_code(response: Response, tests: CodeTests, *, limits: Limits = _LIMITS
     return passed(reason, source, read_as=source, rule="the tests")
 
 
-class Behaviour:
+class Behavior:
     """Programs by what they do on examples: their outputs, which are not compared with any.
 
     A program runs once, however often it is asked for.
@@ -193,7 +193,7 @@ def _in_thinking(parts: ResponseParts) -> bool:
 def last_program(response: str) -> str | Grade:
     """The last closed block of Python in a response; a grade where there is none.
 
-    A labelled fence always opens a block, for models forget to close one before.
+    A labeled fence always opens a block, for models forget to close one before.
     """
     blocks: dict[bool, str] = {}
     opened: tuple[str, list[str]] | None = None

@@ -12,7 +12,7 @@ from typing import Literal
 
 from stepflow_tl.tasks.grading.exact import is_constant
 from stepflow_tl.tasks.grading.expressions import MINUS_ONE, Node, parse
-from stepflow_tl.tasks.grading.latex import Ambiguous, Token, TooLarge, Unreadable, spelt, words
+from stepflow_tl.tasks.grading.latex import Ambiguous, Token, TooLarge, Unreadable, spelled, words
 from stepflow_tl.tasks.grading.units import BareUnits, Unit, quantity_of
 
 _DEEPEST = 8  # brackets within brackets
@@ -281,7 +281,7 @@ class _Reader:
         try:
             return self.element(tokens)
         except Unreadable:
-            text = " ".join(spelt(tokens))
+            text = " ".join(spelled(tokens))
             is_words = all(token.kind == "word" for token in tokens)
             return Shape("text", text=text.casefold() if is_words else text)
 

@@ -132,8 +132,8 @@ def test_every_spelling_is_accepted(number: int) -> None:
 def test_no_other_answer_is_accepted() -> None:
     """As golds and answers come: the first spelling against the others, and drawn pairs."""
     rng = random.Random(0)
-    spelt = [(n, text) for n, spellings in enumerate(CLASSES) for text in spellings]
-    drawn = [(rng.choice(spelt), rng.choice(spelt)) for _ in range(1000)]
+    spelled = [(n, text) for n, spellings in enumerate(CLASSES) for text in spellings]
+    drawn = [(rng.choice(spelled), rng.choice(spelled)) for _ in range(1000)]
     firsts = list(itertools.permutations([(n, c[0]) for n, c in enumerate(CLASSES)], 2))
     pairs = [(a, b) for (n, a), (m, b) in (*drawn, *rng.sample(firsts, 1000)) if n != m]
     assert len(pairs) >= 1900
@@ -256,7 +256,7 @@ def test_lists_of_solutions(values, change, named) -> None:
     spelling=st.integers(0, 5),
 )
 def test_powers_of_ten(mantissa, exponent, shift, digit, spelling) -> None:
-    def spelt(m: int, e: int, how: int) -> str:
+    def spelled(m: int, e: int, how: int) -> str:
         number = f"{m // 100}.{m % 100:02d}"
         return [
             rf"{number}\times 10^{{{e}}}",
@@ -267,6 +267,6 @@ def test_powers_of_ten(mantissa, exponent, shift, digit, spelling) -> None:
             rf"{m}\times 10^{{{e - 2}}}\ \text{{J}}",
         ][how]
 
-    gold = spelt(mantissa, exponent, 0)
-    answer = spelt(mantissa + digit, exponent + shift, spelling)
+    gold = spelled(mantissa, exponent, 0)
+    answer = spelled(mantissa + digit, exponent + shift, spelling)
     assert accepts(gold, answer) == (shift == 0 and digit == 0)
