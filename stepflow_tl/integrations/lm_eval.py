@@ -67,6 +67,7 @@ class StepFlowLM(TemplateLM):  # type: ignore[misc]
         self,
         pretrained: str = "",
         *,
+        flow: StepFlow | None = None,
         preset: str | None = "",
         oeb_tau: float | int | None = None,
         oeb_layers: Any = None,
@@ -92,6 +93,7 @@ class StepFlowLM(TemplateLM):  # type: ignore[misc]
 
         Args:
             pretrained: ``reasoner``, a Hugging Face name, or a local folder.
+            flow: What to attach, in Python; None for what the settings below say.
             preset: ``paper`` (default), ``release``, ``digest`` or ``none``, which the harness may
                 read as None.
             oeb_tau: OEB's tau_max, in place of the paper's 0.15.
@@ -128,14 +130,18 @@ class StepFlowLM(TemplateLM):  # type: ignore[misc]
             )
         if not pretrained:
             raise SettingError("expected --model_args pretrained=NAME, got none")
-        self.flow = flow_of(
-            preset=preset,
-            oeb_tau=oeb_tau,
-            oeb_layers=oeb_layers,
-            smi_alpha=smi_alpha,
-            smi_layers=smi_layers,
-            smi_window=smi_window,
-        )
+        settings = {
+            "preset": preset,
+            "oeb_tau": oeb_tau,
+            "oeb_layers": oeb_layers,
+            "smi_alpha": smi_alpha,
+            "smi_layers": smi_layers,
+            "smi_window": smi_window,
+        }
+        beside = [name for name, value in settings.items() if value not in (None, "")]
+        if flow is not None and beside:
+            raise SettingError(f"expected flow= or settings of its own, got {beside} beside it")
+        self.flow = flow_of(**settings) if flow is None else flow
         self.batch_size = plain_number("batch_size", batch_size)
         self._longest = None if max_gen_toks is None else plain_number("max_gen_toks", max_gen_toks)
         self._seed = seed

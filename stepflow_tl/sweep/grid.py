@@ -16,6 +16,8 @@ from stepflow_tl.interventions.wiring import numbered
 
 BASELINE = "baseline"
 
+_RENAMED = {("OddsEqualBridge", "bridge"): "keys"}  # in stores and files of versions before 0.3
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -146,7 +148,11 @@ def from_spec(spec: Iterable[Mapping[str, Any]]) -> StepFlow:
     return StepFlow(
         *(
             intervention_class(_type(item))(
-                **{name: _from_json(value) for name, value in item.items() if name != "type"}
+                **{
+                    _RENAMED.get((_type(item), name), name): _from_json(value)
+                    for name, value in item.items()
+                    if name != "type"
+                }
             )
             for item in spec
         )
@@ -168,7 +174,10 @@ def intervention_class(name: str) -> type[Intervention]:
         ValueError: There is none.
     """
     if name not in INTERVENTIONS:
-        raise SettingError(f"no intervention {name!r}: expected one of {sorted(INTERVENTIONS)}")
+        raise SettingError(
+            f"no intervention {name!r}: expected one of {sorted(INTERVENTIONS)}, or one whose "
+            "module is imported"
+        )
     return INTERVENTIONS[name]
 
 
@@ -213,9 +222,9 @@ def _is_named(setting: Setting) -> bool:
 
 def _label(item: Intervention) -> str:
     """Layers and strength always, other settings where they are not the default."""
-    _, strength, *others = fields(item)
-    shown = [strength.name, "layers"]
-    shown += [field.name for field in others if getattr(item, field.name) != field.default]
+    own = [field for field in fields(item) if field.name != "layers"]
+    shown = [*(field.name for field in own[:1]), "layers"]
+    shown += [field.name for field in own[1:] if getattr(item, field.name) != field.default]
     return f"{item.name}({', '.join(f'{name}={getattr(item, name)}' for name in shown)})"
 
 

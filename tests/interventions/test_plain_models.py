@@ -35,8 +35,6 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gpt_oss": ("gpt_oss", "eager", {}),
     "qwen2_moe": ("qwen2_moe", "sdpa", WINDOWS),
 }
-GRADIENT_FREE = {name: FLOWS[name] for name in FLOWS if name not in ("gradient", "digest", "all")}
-GRADIENT_FREE["all"] = StepFlow(OEB, SMI, UPB)
 
 
 def plain_from(folder: Path, implementation: str, dtype: torch.dtype = torch.float32) -> Any:
@@ -106,12 +104,12 @@ def hook_count(model: Any) -> int:
     return sum(len(module._forward_pre_hooks) for module in model.modules())
 
 
-@pytest.mark.parametrize("name", GRADIENT_FREE)
+@pytest.mark.parametrize("name", FLOWS)
 def test_logits_are_those_of_the_hook_path(
     both: tuple[Any, Any], tokenizer: Any, trace: Trace, name: str
 ) -> None:
     bridge, model = both
-    flow = GRADIENT_FREE[name]
+    flow = FLOWS[name]
     with flow.attach(bridge) as run:
         expected = teacher_forced(bridge, trace.tokens)
     table = run.ledger.to_dataframe()
