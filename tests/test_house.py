@@ -1,7 +1,10 @@
 """The numbers that keep the house easy to enter."""
 
 import ast
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import stepflow_tl
@@ -43,3 +46,19 @@ def test_rooms_say_what_they_are_for() -> None:
         files = [p.stem for p in TEXTS if p.parent == path.parent and p.name != "__init__.py"]
         missing = [name for name in files if not re.search(rf"\b{name}\b", said)]
         assert not missing, f"{path}: {missing}"
+
+
+def test_every_name_is_defined() -> None:
+    """Ruff and mypy leave undefined names out, for the sake of jaxtyping's axis strings."""
+    found = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821"]
+        + ["--output-format", "json", str(PACKAGE)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = {str(path): path.read_text().splitlines() for path in PACKAGE.rglob("*.py")}
+    for one in json.loads(found.stdout):
+        at, line = one["location"], lines[one["filename"]][one["location"]["row"] - 1]
+        in_a_string = line[: at["column"] - 1].count('"') % 2 == 1
+        assert in_a_string, f"{one['filename']}:{at['row']}: {one['message']}"

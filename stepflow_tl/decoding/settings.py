@@ -19,6 +19,9 @@ from stepflow_tl.errors import GenerationError
 from stepflow_tl.traces.chat import Chat
 from stepflow_tl.traces.formats import Format, named_format
 
+PAPER_MAX_NEW_TOKENS = 32_768
+"""Where the paper cuts a response."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:

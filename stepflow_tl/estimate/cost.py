@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from stepflow_tl.decoding.settings import PAPER_MAX_NEW_TOKENS
 from stepflow_tl.errors import EstimateError
 from stepflow_tl.estimate.architecture import DTYPE_BYTES, Architecture
 
@@ -85,7 +86,7 @@ class Run:
 
     problems: int
     samples: int
-    max_new_tokens: int = 32_768
+    max_new_tokens: int = PAPER_MAX_NEW_TOKENS
     tokens: int | None = None
     prompt_tokens: int = 256
     dtype: str | None = None

@@ -29,9 +29,10 @@ from torch.cuda import is_available as has_cuda
 from tqdm.auto import tqdm
 
 from stepflow_tl.decoding.generation import generate
+from stepflow_tl.decoding.settings import PAPER_MAX_NEW_TOKENS
 from stepflow_tl.errors import SettingError
 from stepflow_tl.integrations.settings import decoding_of, flow_of, plain_number, precision
-from stepflow_tl.interventions import Run
+from stepflow_tl.interventions import Run, StepFlow
 from stepflow_tl.models.loading import load_model
 from stepflow_tl.models.view import view
 from stepflow_tl.sweep.grid import to_spec
@@ -41,9 +42,6 @@ from stepflow_tl.traces.trace import Trace
 from stepflow_tl.version import __version__
 
 NAME = "stepflow-tl"
-LONGEST = 32_768
-"""Tokens of a response where neither task nor user limits it: the paper's decoding limit."""
-
 logger = logging.getLogger("lm_eval.stepflow_tl")  # below its logger, whose level users set
 
 
@@ -216,7 +214,7 @@ class StepFlowLM(TemplateLM):  # type: ignore[misc]
                 f"prompt of {prompt} and max_gen_toks={limit}: set --gen_kwargs max_gen_toks, or "
                 "fewer examples in the prompt"
             )
-        return limit or min(room or LONGEST, LONGEST)
+        return limit or min(room or PAPER_MAX_NEW_TOKENS, PAPER_MAX_NEW_TOKENS)
 
     def _answer(
         self, requests: Sequence[Instance], members: Sequence[int], decoding: dict[str, Any]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from stepflow_tl.errors import ModelError
 from stepflow_tl.models.base import ModelView
 from stepflow_tl.models.bridge import BridgeView
 from stepflow_tl.models.hooked import HookedView
 from stepflow_tl.models.huggingface import HuggingFaceView
+from stepflow_tl.version import check_versions
+
+_check_versions = cache(check_versions)  # once is enough
 
 
 def view(model: object) -> ModelView:
@@ -17,9 +22,11 @@ def view(model: object) -> ModelView:
 
     Raises:
         ModelError: It is none of these.
+        ImportError: torch, transformers or transformer-lens is of a version that is not supported.
     """
     if isinstance(model, ModelView):
         return model
+    _check_versions()
     if hasattr(model, "original_model"):
         return BridgeView(model)
     if hasattr(model, "hook_dict"):

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from stepflow_tl.decoding.settings import PAPER_MAX_NEW_TOKENS
 from stepflow_tl.errors import BenchmarkError
 from stepflow_tl.tasks.base import Item, Task
 from stepflow_tl.tasks.records import LETTERS
@@ -70,7 +71,7 @@ class Style:
     code: str = _PROGRAM
     temperature: float = 0.6
     top_p: float = 0.95
-    max_new_tokens: int = 32768
+    max_new_tokens: int = PAPER_MAX_NEW_TOKENS
     source: str = ""
 
     def ask(

@@ -37,8 +37,8 @@ def defaults(what: Any) -> dict[str, Any]:
         ("generate", StepMomentum, ["alpha"]),
         (
             "generate",
-            stepflow_tl.generate,
-            ["temperature", "top_p", "seed", "batch_size", "chat"],
+            stepflow_tl.Decoding,
+            ["max_new_tokens", "temperature", "top_p", "seed", "batch_size", "chat"],
         ),
         (
             "saliency",
