@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from stepflow_tl.traces.cutters import CutterName, new_cutter
+from stepflow_tl.traces.cutters import new_cutter
+from stepflow_tl.traces.cutting import CutterName
 
 HAND_CUT = Path(__file__).parents[1] / "tests" / "data" / "hand_cut"
 MARK = "‖"

@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from stepflow_tl.models.loading import load_model
-from stepflow_tl.traces.cutters import Cutting, new_cutter
+from stepflow_tl.traces.cutters import new_cutter
+from stepflow_tl.traces.cutting import Cutting
 from stepflow_tl.traces.formats import HARMONY, PLAIN, THINK
 
 FULL_STOP = {

@@ -10,6 +10,7 @@ from pathlib import Path
 import stepflow_tl
 
 PACKAGE = Path(stepflow_tl.__file__).parent
+OPTIONS = ("--output-format", "json", str(PACKAGE))
 TEXTS = {path.relative_to(PACKAGE): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
 
 
@@ -51,8 +52,7 @@ def test_rooms_say_what_they_are_for() -> None:
 def test_every_name_is_defined() -> None:
     """Ruff and mypy leave undefined names out, for the sake of jaxtyping's axis strings."""
     found = subprocess.run(
-        [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821"]
-        + ["--output-format", "json", str(PACKAGE)],
+        [*f"{sys.executable} -m ruff check --isolated --select F821".split(), *OPTIONS],
         capture_output=True,
         text=True,
         check=False,

@@ -9,7 +9,7 @@ from stepflow_tl.errors import SettingError
 from stepflow_tl.interventions.flow import StepFlow
 from stepflow_tl.saliency.pooling import Diagonal, Pool
 from stepflow_tl.saliency.rules import Objective, Rule
-from stepflow_tl.traces.cutters import Cutting
+from stepflow_tl.traces.cutting import Cutting
 from stepflow_tl.traces.formats import AUTO, Format
 
 PresetName = Literal["paper", "release", "digest"]

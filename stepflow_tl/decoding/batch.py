@@ -18,8 +18,8 @@ from stepflow_tl.models.base import ModelView
 from stepflow_tl.models.precision import WIDER
 from stepflow_tl.traces.chat import Asked
 from stepflow_tl.traces.formats import Format
-from stepflow_tl.traces.reader import end_token_ids
 from stepflow_tl.traces.rows import Row, Rows, publish
+from stepflow_tl.traces.tokens import end_token_ids
 
 
 @dataclass(frozen=True)

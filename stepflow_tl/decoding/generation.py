@@ -19,9 +19,9 @@ from stepflow_tl.models.memory import out_of_memory_as
 from stepflow_tl.models.view import view
 from stepflow_tl.traces.chat import Asked, Prompt, as_prompt, is_one_prompt
 from stepflow_tl.traces.formats import PLAIN, named_format
-from stepflow_tl.traces.reader import end_token_ids
 from stepflow_tl.traces.rows import Row
 from stepflow_tl.traces.templates import expected_format
+from stepflow_tl.traces.tokens import end_token_ids
 from stepflow_tl.traces.trace import Trace
 
 

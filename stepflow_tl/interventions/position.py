@@ -16,8 +16,8 @@ from torch import Tensor
 
 from stepflow_tl.models.base import ModelView
 from stepflow_tl.models.sites import Hook, Site
-from stepflow_tl.traces.reader import FRAME
 from stepflow_tl.traces.rows import THINKING, Row, StepStart
+from stepflow_tl.traces.tokens import FRAME
 
 BridgeKeys = Literal["prompt", "question"]
 

@@ -26,7 +26,7 @@ from stepflow_tl.interventions.position import Follower, PassPosition
 from stepflow_tl.models.base import Arrival, ModelView
 from stepflow_tl.models.sites import Hook, hook_name
 from stepflow_tl.traces.formats import Format, named_format
-from stepflow_tl.traces.reader import TraceReader, end_token_ids
+from stepflow_tl.traces.reader import TraceReader
 from stepflow_tl.traces.rows import (
     THINKING,
     LabelBuffer,
@@ -37,6 +37,7 @@ from stepflow_tl.traces.rows import (
     published,
 )
 from stepflow_tl.traces.templates import template_of
+from stepflow_tl.traces.tokens import end_token_ids
 from stepflow_tl.traces.trace import Trace
 
 _ATTACH_BEFORE = "attach before the prompt is run, and run one batch at a time"

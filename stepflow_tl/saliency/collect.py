@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stepflow_tl.traces.reader import FRAME
+from stepflow_tl.traces.tokens import FRAME
 from stepflow_tl.traces.trace import Trace
 
 AddTile = Callable[[slice, int, Float[Tensor, "head query key"]], None]

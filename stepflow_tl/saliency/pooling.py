@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from stepflow_tl.traces.reader import FRAME
+from stepflow_tl.traces.tokens import FRAME
 
 Pool = Literal["mean", "sum"]
 Diagonal = Literal["causal", "full"]

@@ -27,7 +27,7 @@ KEYS = ("model", "dtype", "load", "problems", "grid", "settings", "strategies", 
 
 
 def read_config(path: str | Path, *, allow_code_execution: bool = False) -> Sweep:
-    """The sweep of a YAML file; see the README for its keys.
+    """The sweep of a YAML file; docs/sweeps.md shows its keys.
 
     Args:
         path: The file.

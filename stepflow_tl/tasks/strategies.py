@@ -20,8 +20,8 @@ from stepflow_tl.models.base import Model, ModelView
 from stepflow_tl.models.view import view
 from stepflow_tl.traces.answers import ResponseParts
 from stepflow_tl.traces.formats import named_format
-from stepflow_tl.traces.reader import end_token_ids
 from stepflow_tl.traces.templates import template_of
+from stepflow_tl.traces.tokens import end_token_ids
 from stepflow_tl.traces.trace import Trace
 
 SameAnswer = Callable[[str, str], bool]

@@ -1,9 +1,11 @@
 """Traces: a response is read once, token by token, into segments and steps.
 
-A prompt is rendered (`chat`, `templates`), the response goes through one reader (`reader`), which
-knows how models write their reasoning (`formats`) and where a step begins (`cutters`, or somebody
-else's `cuts`); what is read becomes a `Trace` (`trace`) with its answer (`answers`). While a model
-runs, the readers of a batch are its `rows`.
+A prompt is rendered (`chat`, `templates`). The response goes through one reader (`reader`): text
+comes token by token (`tokens`), models write their reasoning in some way (`formats`), and a step
+begins where a rule (`cutters`; the careful one is `sentences`, with `fragments` and `protected`;
+what a rule is: `cutting`) or somebody else (`cuts`) says. What is read becomes a `Trace` (`trace`)
+with its thinking and answer (`parts`, `answers`). While a model runs, the readers of a batch are
+its `rows`.
 """
 
 from stepflow_tl.errors import TraceError, TrackingError

@@ -9,7 +9,7 @@ from numbers import Integral
 from typing import Any
 
 from stepflow_tl.errors import SettingError
-from stepflow_tl.traces.reader import FRAME
+from stepflow_tl.traces.tokens import FRAME
 
 
 def increasing(cuts: Sequence[int], size: int, what: str) -> list[int]:

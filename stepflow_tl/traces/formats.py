@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from stepflow_tl.errors import SettingError
-from stepflow_tl.traces.cutters import Cutting, new_cutter
+from stepflow_tl.traces.cutters import new_cutter
+from stepflow_tl.traces.cutting import Cutting
 
 SegmentName = Literal["question", "thinking", "summary"]
 SEGMENTS: tuple[SegmentName, ...] = ("question", "thinking", "summary")

@@ -7,15 +7,10 @@ step begins. The reader sees tokens in order and labels each from what it has se
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
-
-from torch import nn
+from typing import Any
 
 from stepflow_tl.errors import SettingError
-from stepflow_tl.models.base import ModelView
-from stepflow_tl.models.view import view
 from stepflow_tl.traces.answers import ResponseParts
 from stepflow_tl.traces.cutters import new_cutter
 from stepflow_tl.traces.formats import (
@@ -28,14 +23,11 @@ from stepflow_tl.traces.formats import (
     Format,
     question_span,
 )
+from stepflow_tl.traces.parts import response_parts
 from stepflow_tl.traces.templates import expected_format
+from stepflow_tl.traces.tokens import FRAME, TextStream, TokenLabel, special_ids
 
-FRAME = -1
-"""Step index of tokens that belong to no step: template, delimiters, end tokens."""
-
-_MAX_PENDING = 8  # tokens that may wait for the rest of a UTF-8 character
 _LONGEST_HEADER = 256  # characters; a longer one is none
-_OPENERS = (THINK.thinking_open or "", *HARMONY.header_open, "to=")
 _HARMONY_TEXTS = (*HARMONY.header_open, "<|constrain|>", "<|message|>", *MESSAGE_ENDS)
 _HEADED = re.compile(r"(?:<\|channel\|>|<\|start\|>|to=\S+\s*<\|channel\|>)")
 _ENDS = (
@@ -44,79 +36,6 @@ _ENDS = (
     *("<|end|>", "</s>", "<eos>", "<end_of_turn>"),
 )
 """End tokens of known models, as text at the end of a response."""
-
-
-class TokenLabel(NamedTuple):
-    """Where one token belongs.
-
-    Attributes:
-        segment: 0 question, 1 thinking, 2 summary.
-        step: Index of the step in its trace, or `FRAME`.
-    """
-
-    segment: int
-    step: int
-
-
-def special_ids(tokenizer: Any) -> frozenset[int]:
-    """Ids of the tokenizer's special tokens, the unnamed ones (Harmony's markers) included."""
-    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return frozenset(tokenizer.all_special_ids) | added
-
-
-def tokenizer_in(source: Any) -> Any:
-    """The tokenizer of a model or its view, or the tokenizer itself where one is given."""
-    return getattr(source, "tokenizer", None) or source
-
-
-def end_token_ids(source: Any, tokenizer: Any | None = None) -> frozenset[int]:
-    """Ids that end a response: the tokenizer's end token and the model's generation settings.
-
-    Args:
-        source: A model or its view, or a tokenizer alone.
-        tokenizer: In place of the model's own.
-    """
-    ends = {(tokenizer or tokenizer_in(source)).eos_token_id} - {None}
-    if isinstance(source, (nn.Module, ModelView)):
-        ends |= view(source).end_token_ids
-    return frozenset(ends)
-
-
-class TextStream:
-    """Decodes token ids one by one; text once given out never changes.
-
-    A token that ends inside a UTF-8 character gives its text together with the token that
-    completes it.
-    """
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._context: list[int] = []  # last tokens given out: decoders treat a first token apart
-        self._pending: list[int] = []
-
-    def push(self, token_id: int) -> str:
-        """The text that this token adds; empty while a character is incomplete."""
-        self._pending.append(token_id)
-        text = self._decode(self._context + self._pending)
-        incomplete = text.endswith("\ufffd")
-        if incomplete and len(self._pending) < _MAX_PENDING:
-            return ""
-        new = text[len(self._decode(self._context)) :]
-        self._context = [] if incomplete else self._pending
-        self._pending = []
-        return new
-
-    def texts_of(self, token_ids: Sequence[int]) -> list[str]:
-        """The text that each token adds."""
-        return [self.push(token_id) for token_id in token_ids]
-
-    def _decode(self, ids: list[int]) -> str:
-        if not ids:
-            return ""
-        text: str = self._tokenizer.decode(
-            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        return text
 
 
 class TraceReader:
@@ -523,75 +442,6 @@ class TraceReader:
             for marker in self._markers
             for size in range(1, len(marker))
         )
-
-
-def response_parts(
-    texts: Sequence[str],
-    labels: Sequence[TokenLabel],
-    form: Format,
-    *,
-    prompt_length: int,
-    closed: bool,
-) -> ResponseParts:
-    """Thinking and answer of labeled tokens; steps that do not touch are told apart by a line.
-
-    Args:
-        texts: Text of each token.
-        labels: Label of each token.
-        form: The format that the tokens were read in.
-        prompt_length: Number of prompt tokens.
-        closed: Whether the thinking ended.
-    """
-    ordinary = (i for i, label in enumerate(labels) if label.segment and label.step != FRAME)
-    first = next(ordinary, len(labels))
-    parts: dict[int, list[str]] = {1: [], 2: []}
-    into = labels[first].segment if first < len(labels) else 1
-    parts[into] = [lead] if (lead := _undecided(texts[prompt_length:first])) else []
-    last = first - 1
-    for position in range(first, len(labels)):
-        segment, step = labels[position]
-        if segment == 0:
-            continue
-        if step == FRAME:
-            if position == last + 1:
-                _drop_delimiter(parts[segment], texts[position], form)
-            continue
-        if parts[segment] and position != last + 1:
-            parts[segment].append("\n")
-        parts[segment].append(texts[position])
-        last = position
-    return ResponseParts(
-        thinking="".join(parts[1]).strip(),
-        answer="".join(parts[2]).lstrip(),
-        closed=closed,
-        expected=form.summary_open is not None,
-    )
-
-
-def _undecided(texts: Sequence[str]) -> str:
-    """The beginning of a response that might have become a delimiter, and did not.
-
-    It belongs to no step, but to the response.
-    """
-    lead = ""
-    for text in texts:
-        start = (lead + text).lstrip()
-        if start.startswith(_OPENERS):
-            return ""
-        if not any(opener.startswith(start) and opener != start for opener in _OPENERS):
-            return lead + text if lead and text.isspace() else lead
-        lead = start
-    return lead
-
-
-def _drop_delimiter(written: list[str], completes: str, form: Format) -> None:
-    """Drop the tokens of a delimiter that was split, of which this is the last."""
-    for marker in filter(None, (form.summary_open, form.thinking_open)):
-        tail = "".join(written[-len(marker) :])
-        at = (tail + completes).rfind(marker)
-        if 0 <= at < len(tail) < at + len(marker):
-            written[-len(marker) :] = [tail[:at]]
-            return
 
 
 def _without_ends(text: str) -> str:

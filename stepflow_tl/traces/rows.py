@@ -18,7 +18,8 @@ from torch import Tensor
 
 from stepflow_tl.errors import TrackingError, WrongTypeError
 from stepflow_tl.traces.formats import Format
-from stepflow_tl.traces.reader import FRAME, TokenLabel, TraceReader
+from stepflow_tl.traces.reader import TraceReader
+from stepflow_tl.traces.tokens import FRAME, TokenLabel
 from stepflow_tl.traces.trace import Trace
 
 PADDING = -1

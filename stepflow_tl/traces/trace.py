@@ -33,7 +33,6 @@ from stepflow_tl.traces.chat import (
     spoken_text,
 )
 from stepflow_tl.traces.cuts import increasing, labels_of_steps, tokens_at
-from stepflow_tl.traces.cutters import is_fragment
 from stepflow_tl.traces.formats import (
     AUTO,
     FORMATS,
@@ -43,16 +42,11 @@ from stepflow_tl.traces.formats import (
     SegmentName,
     named_format,
 )
-from stepflow_tl.traces.reader import (
-    FRAME,
-    TextStream,
-    TokenLabel,
-    TraceReader,
-    end_token_ids,
-    response_parts,
-    tokenizer_in,
-)
+from stepflow_tl.traces.fragments import is_fragment
+from stepflow_tl.traces.parts import response_parts
+from stepflow_tl.traces.reader import TraceReader
 from stepflow_tl.traces.templates import expected_format
+from stepflow_tl.traces.tokens import FRAME, TextStream, TokenLabel, end_token_ids, tokenizer_in
 
 _FILE_KIND = "stepflow_tl.Trace"
 

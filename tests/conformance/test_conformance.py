@@ -9,6 +9,7 @@ import pytest
 import torch
 from architectures import ARCHITECTURES, QUESTION, Architecture, Built
 from helpers import cached, decode, encode, teacher_forced
+from stepflow_tl.traces.tokens import FRAME
 from torch import Tensor
 from verified import COLUMNS
 
@@ -20,7 +21,6 @@ from stepflow_tl.models.view import view
 from stepflow_tl.saliency import token_saliency
 from stepflow_tl.traces.chat import prompt_token_ids
 from stepflow_tl.traces.formats import question_span
-from stepflow_tl.traces.reader import FRAME
 from stepflow_tl.traces.templates import template_of
 from stepflow_tl.traces.trace import Trace
 

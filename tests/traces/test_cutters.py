@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepflow_tl.tasks.word_problems import make_problems
-from stepflow_tl.traces.cutters import CUTTERS, Cutting, StepCutter, is_fragment, new_cutter
+from stepflow_tl.traces.cutters import CUTTERS, new_cutter
+from stepflow_tl.traces.cutting import Cutting, StepCutter
+from stepflow_tl.traces.fragments import is_fragment
 
 BENCHMARKS = ROOT / "benchmarks"
 NAMES = list(CUTTERS)

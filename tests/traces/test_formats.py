@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from helpers import cut as cut_tokens
 
-from stepflow_tl.traces.cutters import CUTTERS, is_fragment, new_cutter
+from stepflow_tl.traces.cutters import CUTTERS, new_cutter
 from stepflow_tl.traces.formats import (
     AUTO_FORMAT,
     FORMATS,
@@ -18,6 +18,7 @@ from stepflow_tl.traces.formats import (
     named_format,
     question_span,
 )
+from stepflow_tl.traces.fragments import is_fragment
 
 
 def cut(text: str, cutter: str, pattern: str = r" ?[^\s]+|\s+") -> list[str]:

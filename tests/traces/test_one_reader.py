@@ -12,6 +12,7 @@ import torch
 from helpers import as_ids, byte_tokenizer, encode, plain_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stepflow_tl.traces.tokens import end_token_ids
 from torch import Tensor
 
 from stepflow_tl import Trace, generate
@@ -22,7 +23,7 @@ from stepflow_tl.interventions.tracker import Tracker
 from stepflow_tl.models.view import view
 from stepflow_tl.tasks.grading import grade_number
 from stepflow_tl.traces.formats import AUTO_FORMAT, PLAIN, THINK, Format, named_format
-from stepflow_tl.traces.reader import TraceReader, end_token_ids, read_response
+from stepflow_tl.traces.reader import TraceReader, read_response
 from stepflow_tl.traces.rows import Row, Rows, publish
 
 PIECES = [
