@@ -96,18 +96,31 @@ class _Inside:
         self._original = _own_attention(decoder)
         self.seen = 0
         self._installed = ExitStack()
+        self._reached: set[tuple[int, Site]] = set()  # where layers hand on their streams
 
     def install(self) -> None:
         layers = decoder_layers(self._decoder)
         stack = self._installed
         before = layers[0].register_forward_pre_hook(self._arrive, with_kwargs=True)
         stack.callback(before.remove)
-        for index, layer in enumerate(layers):
-            before = layer.register_forward_pre_hook(self._before(index), with_kwargs=True)
-            stack.callback(before.remove)
-            stack.callback(layer.register_forward_hook(self._after(index)).remove)
         masks_of = text_config(self._decoder)._attn_implementation
         stack.enter_context(attention_function(self._decoder, self, masks_of=masks_of))
+
+    def add(self, held: _HookSet) -> None:
+        """Put a block's functions to work, after those that are."""
+        layers = decoder_layers(self._decoder)
+        for layer, site in held.functions.keys() - self._reached:
+            if site == "resid_pre":
+                hook = layers[layer].register_forward_pre_hook(
+                    self._before(layer), with_kwargs=True
+                )
+            elif site == "resid_post":
+                hook = layers[layer].register_forward_hook(self._after(layer))
+            else:
+                continue
+            self._installed.callback(hook.remove)
+            self._reached.add((layer, site))
+        self.sets.append(held)
 
     def remove(self) -> None:
         self._installed.close()
@@ -234,7 +247,7 @@ def hooks_inside(decoder: Any, hooks: Sequence[Hook], first_query: FirstQuery) -
     if inside is None:
         fresh.install()
         _at_work[decoder] = fresh
-    fresh.sets.append(held)
+    fresh.add(held)
     try:
         yield
     finally:
