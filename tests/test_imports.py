@@ -190,7 +190,7 @@ print(*{{name.split(".")[0] for name in sys.modules}})
 
 
 def test_the_package_imports_without_what_is_heavy() -> None:
-    loaded = loaded_by("import stepflow_tl; stepflow_tl.ModelError")
+    loaded = loaded_by("import stepflow_tl; stepflow_tl.StoreError")
     assert "stepflow_tl" in loaded
     assert not loaded & {*HEAVY, "IPython", "pytest", "typer"}
 

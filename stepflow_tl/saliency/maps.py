@@ -52,7 +52,7 @@ class StepMap:
     @classmethod
     def from_cache(
         cls,
-        cache: Mapping[str, Tensor],
+        cache: Any,
         trace: Trace,
         *,
         per_head: bool = False,
@@ -67,7 +67,7 @@ class StepMap:
             StepMap.from_cache(cache, trace).band("deep").plot()
 
         Args:
-            cache: What ``run_with_cache`` gives, with ``hook_pattern`` of some layers.
+            cache: The `ActivationCache` of ``run_with_cache``, with ``hook_pattern`` of some layers.
             trace: The trace whose tokens were run.
             per_head: Keep the heads apart.
             pool: "mean" over a block, or its "sum".

@@ -109,7 +109,7 @@ def _outcome(task: Task, cell: Cell, seed: int, attempt: Attempt, extra_forwards
 
 
 def trace_of(
-    model: Model, row: pd.Series | Mapping[str, Any], *, format: str | Format | None = None
+    model: object, row: pd.Series | Mapping[str, Any], *, format: str | Format | None = None
 ) -> Trace:
     """The trace of a row, token by token and step by step: what Step-Saliency reads.
 

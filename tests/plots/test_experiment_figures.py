@@ -147,7 +147,7 @@ def test_the_effect_of_repair_on_maps_and_answers(tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
     one = plots.figure_repair_effect(tables.layer_changes()[:1], tables.problem_changes()[:1])
     assert is_drawn(one)
-    with pytest.raises(ValueError, match="figure_repair_effect expects a row per figure and prob"):
+    with pytest.raises(ValueError, match="figure_repair_effect expects a row per measure and prob"):
         plots.figure_repair_effect(tables.layer_changes(), pd.DataFrame())
     with pytest.raises(ValueError, match=r"-1, 0 and 1, got \[2\]"):
         plots.figure_repair_effect(

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from stepflow_tl.interventions import StepFlow
 from stepflow_tl.models.decoder import decoder_layers
 from stepflow_tl.models.sites import hook_name
+from stepflow_tl.models.view import view
 from stepflow_tl.saliency import attention, probe, step_saliency, token_saliency
 from stepflow_tl.traces.trace import Trace
 
@@ -413,7 +414,7 @@ class TestChoosing:
         model = plain_model("qwen3", tokenizer).to(torch.bfloat16)
         fused = probe.fused_logits
         monkeypatch.setattr(probe, "fused_logits", lambda *args: (1 + share) * fused(*args))
-        assert (probe.difference(model, model, short) is None) == alike
+        assert (probe.difference(view(model), short) is None) == alike
 
     def test_a_hooked_transformer_is_refused(self, tiny: Callable[..., Any], short: Trace) -> None:
         pytest.importorskip("transformer_lens.HookedTransformer")

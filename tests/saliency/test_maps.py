@@ -2,14 +2,15 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers import DATA
 from torch import Tensor
 
-from stepflow_tl.saliency import StepMap, StepMapError
-from stepflow_tl.traces.trace import Step
+from stepflow_tl.saliency import StepMap, StepMapError, step_saliency
+from stepflow_tl.traces.trace import Step, Trace
 
 STEPS = (
     Step(0, "question", 0, 2, "Why?"),
@@ -124,3 +125,32 @@ class TestFiles:
 
 def test_the_repr_says_sizes_and_settings() -> None:
     assert repr(make()) == "StepMap([4, 3, 3], layers [0, 1, 2, 3]; rule=signed)"
+
+
+class TestFromACache:
+    @pytest.mark.parametrize("per_head", [False, True])
+    def test_it_is_the_map_of_attention(self, model: Any, trace: Trace, per_head: bool) -> None:
+        with torch.no_grad():
+            _, cache = model.run_with_cache(trace.tokens)
+        found = StepMap.from_cache(cache, trace, per_head=per_head)
+        expected = step_saliency(model, trace, rule="attention", per_head=per_head)
+        torch.testing.assert_close(found.scores, expected.scores, rtol=1e-5, atol=1e-6)
+        assert (found.layers, found.n_layers) == (expected.layers, expected.n_layers)
+        assert found.steps == trace.steps
+        assert found.settings["rule"] == "attention"
+
+    def test_of_some_layers(self, qwen2: Any, trace: Trace) -> None:
+        names = ["blocks.1.attn.hook_pattern", "blocks.3.attn.hook_pattern"]
+        with torch.no_grad():
+            _, cache = qwen2.run_with_cache(trace.tokens, names_filter=names)
+        found = StepMap.from_cache(cache, trace)
+        assert (found.layers, found.n_layers) == ((1, 3), 4)
+        assert found.select([3]).scores.shape == (1, 7, 7)
+
+    def test_what_is_no_cache_of_the_trace(self, qwen2: Any, trace: Trace) -> None:
+        with torch.no_grad():
+            _, cache = qwen2.run_with_cache(trace.tokens[:, :9])
+        with pytest.raises(StepMapError, match=r"of 86 tokens, .*got \[1, 4, 9, 9\] at blocks.0"):
+            StepMap.from_cache(cache, trace)
+        with pytest.raises(StepMapError, match="attention patterns .*found none"):
+            StepMap.from_cache({"hook_embed": torch.zeros(1)}, trace)
