@@ -29,7 +29,8 @@ _GAMMA = 0.5  # color follows the square root, so that faint flow stays visible
 
 def saliency_label(step_map: StepMap) -> str:
     """What the colors of a map show."""
-    return SHARE if step_map.settings.get("normalized") == "row" else "saliency"
+    what = "attention" if step_map.settings.get("rule") == "attention" else "saliency"
+    return f"share of the reader's {what}" if step_map.settings.get("normalized") == "row" else what
 
 
 def mean_scores(step_map: StepMap) -> Float[np.ndarray, "query_step key_step"]:

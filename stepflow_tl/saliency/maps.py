@@ -67,7 +67,7 @@ class StepMap:
             StepMap.from_cache(cache, trace).band("deep").plot()
 
         Args:
-            cache: The `ActivationCache` of ``run_with_cache``, with ``hook_pattern`` of some layers.
+            cache: The `ActivationCache` of ``run_with_cache``, patterns of some layers in it.
             trace: The trace whose tokens were run.
             per_head: Keep the heads apart.
             pool: "mean" over a block, or its "sum".

@@ -100,7 +100,7 @@ def test_the_first_example_of_a_page_runs(name, capsys):
         cached = next(block for block in others if "run_with_cache" in block)
         exec(cached, names)
         expected = step_saliency(names["model"], names["trace"], rule="attention").scores
-        torch.testing.assert_close(names["attention"], expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(names["attention"].scores, expected, rtol=1e-4, atol=1e-6)
     else:
         hooks = next(block for block in others if "run_with_hooks" in block)
         exec(hooks, names)
