@@ -164,6 +164,7 @@ class EditPosition(PassPosition):
     Attributes:
         layer: The layer.
         layers: All layers that the intervention works on.
+        window: Number of keys that a query of the layer sees at most; None for all.
         view: The model, for what it says of itself.
         seen: What this pass showed at the sites that the intervention reads.
         memory: Yours to keep from pass to pass, as long as the intervention is attached; shared by
@@ -174,12 +175,8 @@ class EditPosition(PassPosition):
 
     layer: int = 0
     layers: tuple[int, ...] = (0,)
+    window: int | None = None
     view: ModelView = field(kw_only=True)
     seen: Mapping[Site, Tensor] = field(default_factory=dict)
     memory: dict[Any, Any] = field(default_factory=dict)
     others: Callable[[Follower], list[Hook]] = field(default=lambda follower: [])
-
-    @property
-    def window(self) -> int | None:
-        """Number of keys that a query of the layer sees at most; None for all."""
-        return self.view.attention_window(self.layer)

@@ -50,6 +50,7 @@ class Wired:
 
     def _layer_hooks(self, layer: int) -> list[Hook]:
         seen: dict[Site, Tensor] = {}
+        window = self.view.attention_window(layer)
 
         def see(site: Site, x: Tensor, hook: Any) -> None:
             seen[site] = x.detach()
@@ -59,7 +60,7 @@ class Wired:
             queries = getattr(hook, "queries", None)  # where a pass is shown part by part
             if queries is not None:
                 position = position.part(queries.start, queries.stop)
-            new, facts = self.item.edit(x, self._at(position, layer, seen))
+            new, facts = self.item.edit(x, self._at(position, layer, window, seen))
             if facts:
                 self.ledger.add(self.name, layer, **facts)
             return new
@@ -69,15 +70,19 @@ class Wired:
 
     def _prepare(self) -> None:
         first = self.layers[0]
-        facts = self.item.prepare(self._at(self.follower.position, first, {}))
+        window = self.view.attention_window(first)
+        facts = self.item.prepare(self._at(self.follower.position, first, window, {}))
         if facts:
             self.ledger.add(self.name, first, **facts)
 
-    def _at(self, position: PassPosition, layer: int, seen: dict[Site, Tensor]) -> EditPosition:
+    def _at(
+        self, position: PassPosition, layer: int, window: int | None, seen: dict[Site, Tensor]
+    ) -> EditPosition:
         return EditPosition(
             **vars(position),
             layer=layer,
             layers=self.layers,
+            window=window,
             view=self.view,
             seen=seen,
             memory=self.memory,
