@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
 
-from stepflow_tl import Decoding, Grid, StepFlow, Sweep, generate, load_model
+from stepflow_tl import Decoding, Grid, Intervention, StepFlow, Sweep, generate, load_model
 from stepflow_tl.errors import SettingError
 from stepflow_tl.integrations.lm_eval import StepFlowLM
 from stepflow_tl.tasks import Item
@@ -320,3 +321,22 @@ def test_layers_and_precision_are_as_the_command_line_writes_them():
     assert bridge.layers == range(4)
     assert (momentum.layers, momentum.window) == (-0.5, "step")
     assert str(next(lm._model.parameters()).dtype) == "torch.float16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halve(Intervention):
+    """h' = h / 2: an intervention of a user's own."""
+
+    layers: Any = "deep"
+    site = "resid_post"
+
+    def edit(self, stream: Any, at: Any) -> Any:
+        return stream / 2, {"rows_changed": stream.shape[0]}
+
+
+def test_an_intervention_of_ones_own():
+    lm = StepFlowLM("reasoner", flow=StepFlow(Halve()))
+    ask(lm, EASY[0].question, max_gen_toks=20, until=[])
+    assert lm.runs[-1].ledger.total("Halve", "rows_changed") > 0
+    with pytest.raises(SettingError, match=r"flow= or settings.*got \['preset'\] beside it"):
+        StepFlowLM("reasoner", flow=StepFlow(), preset="paper")
