@@ -9,7 +9,6 @@ import pytest
 import torch
 from architectures import ARCHITECTURES, QUESTION, Architecture, Built
 from helpers import cached, decode, encode, teacher_forced
-from stepflow_tl.traces.tokens import FRAME
 from torch import Tensor
 from verified import COLUMNS
 
@@ -22,6 +21,7 @@ from stepflow_tl.saliency import token_saliency
 from stepflow_tl.traces.chat import prompt_token_ids
 from stepflow_tl.traces.formats import question_span
 from stepflow_tl.traces.templates import template_of
+from stepflow_tl.traces.tokens import FRAME
 from stepflow_tl.traces.trace import Trace
 
 FLOW = StepFlow(

@@ -2,13 +2,13 @@ import pytest
 from helpers import encode
 from hypothesis import given
 from hypothesis import strategies as st
-from stepflow_tl.traces.tokens import end_token_ids
 
 from stepflow_tl import generate, load_model
 from stepflow_tl.decoding.budget import ForcedRow, Forcing, Plans, ThinkingBudget
 from stepflow_tl.tasks.word_problems import make_problem
 from stepflow_tl.traces.formats import AUTO_FORMAT, HARMONY, PLAIN, THINK, Format
 from stepflow_tl.traces.reader import TraceReader
+from stepflow_tl.traces.tokens import end_token_ids
 
 END, CLOSE, WORD = 9, 8, 1  # the end token, </think>, and any other
 

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from helpers import Decoding, cached, encode, hooks_of, teacher_forced
-from stepflow_tl.traces.tokens import FRAME
 from torch import Tensor
 
 from stepflow_tl.errors import TrackingError
@@ -18,6 +17,7 @@ from stepflow_tl.models.view import view
 from stepflow_tl.traces.formats import THINK
 from stepflow_tl.traces.reader import TraceReader
 from stepflow_tl.traces.rows import PADDING, LabelBuffer, Row, Rows, publish
+from stepflow_tl.traces.tokens import FRAME
 from stepflow_tl.traces.trace import Trace
 
 

@@ -5,9 +5,9 @@ import torch
 from helpers import Golden
 from hypothesis import given
 from hypothesis import strategies as st
-from stepflow_tl.traces.tokens import FRAME
 
 from stepflow_tl.saliency import StepPooler
+from stepflow_tl.traces.tokens import FRAME
 
 SCORES = torch.tensor([[1.0, 0.0, 0.0], [2.0, 3.0, 0.0], [4.0, 5.0, 6.0]])
 STEPS = torch.tensor([0, 1, 1])

@@ -12,7 +12,6 @@ import torch
 from helpers import as_ids, byte_tokenizer, encode, plain_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stepflow_tl.traces.tokens import end_token_ids
 from torch import Tensor
 
 from stepflow_tl import Trace, generate
@@ -25,6 +24,7 @@ from stepflow_tl.tasks.grading import grade_number
 from stepflow_tl.traces.formats import AUTO_FORMAT, PLAIN, THINK, Format, named_format
 from stepflow_tl.traces.reader import TraceReader, read_response
 from stepflow_tl.traces.rows import Row, Rows, publish
+from stepflow_tl.traces.tokens import end_token_ids
 
 PIECES = [
     *("<think>", "</think>", "<think>\n", "\n</think>\n\n", "</thi", "nk>", "<", "<thin"),

@@ -6,10 +6,10 @@ import pytest
 from helpers import TRANSCRIPT, as_ids, decode, encode, token_lists
 from hypothesis import given
 from hypothesis import strategies as st
-from stepflow_tl.traces.tokens import FRAME, TextStream, special_ids
 
 from stepflow_tl.traces.formats import HARMONY, PLAIN, THINK, Format
 from stepflow_tl.traces.reader import TraceReader
+from stepflow_tl.traces.tokens import FRAME, TextStream, special_ids
 
 
 class Pieces:

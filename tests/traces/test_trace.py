@@ -9,10 +9,10 @@ from helpers import DATA, FULL_STOP, TRANSCRIPT, Golden, as_ids, decode, encode,
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from stepflow_tl.traces.tokens import FRAME
 
 from stepflow_tl.errors import TraceError
 from stepflow_tl.traces.formats import Format
+from stepflow_tl.traces.tokens import FRAME
 from stepflow_tl.traces.trace import Trace
 
 
