@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from stepflow_tl.interventions.base import Intervention
+from stepflow_tl.errors import WrongTypeError
+from stepflow_tl.interventions.base import Edited, Intervention
 from stepflow_tl.interventions.ledger import Ledger
 from stepflow_tl.interventions.position import EditPosition, Follower, PassPosition
 from stepflow_tl.models.base import ModelView
@@ -60,13 +61,30 @@ class Wired:
             queries = getattr(hook, "queries", None)  # where a pass is shown part by part
             if queries is not None:
                 position = position.part(queries.start, queries.stop)
-            new, facts = self.item.edit(x, self._at(position, layer, window, seen))
+            new, facts = self._checked(
+                x, self.item.edit(x, self._at(position, layer, window, seen))
+            )
             if facts:
                 self.ledger.add(self.name, layer, **facts)
             return new
 
         reading = [(hook_name(site, layer), partial(see, site)) for site in self.item.reads]
         return [*reading, (hook_name(self.item.site, layer), edit)]
+
+    def _checked(self, x: Tensor, edited: Any) -> Edited:
+        """What an edit gave back.
+
+        Raises:
+            WrongTypeError: It is no tensor of the old one's shape, or None, with facts beside it.
+        """
+        new, facts = edited if isinstance(edited, tuple) and len(edited) == 2 else (edited, None)
+        fits = new is None or (isinstance(new, Tensor) and new.shape == x.shape)
+        if not (fits and isinstance(facts, Mapping)):
+            raise WrongTypeError(
+                f"expected {self.name}.edit to give a tensor of shape {list(x.shape)} or None, and "
+                f"facts for the ledger such as {{'rows_changed': 1}}, got {_shown(edited)}"
+            )
+        return new, facts
 
     def _prepare(self) -> None:
         first = self.layers[0]
@@ -88,6 +106,12 @@ class Wired:
             memory=self.memory,
             others=self.others,
         )
+
+
+def _shown(edited: object) -> str:
+    parts = edited if isinstance(edited, tuple) else (edited,)
+    shown = (f"a tensor of {list(p.shape)}" if isinstance(p, Tensor) else repr(p) for p in parts)
+    return ", ".join(shown)
 
 
 def hooks_of(

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from stepflow_tl import Decoding, Intervention, StepFlow, Store, Sweep, WordProblems, grid
-from stepflow_tl.errors import InterventionWarning, SettingError
+from stepflow_tl.errors import InterventionWarning, SettingError, WrongTypeError
 from stepflow_tl.interventions import INTERVENTIONS, EditPosition
 from stepflow_tl.models.base import ModelView
 from stepflow_tl.models.view import view
@@ -167,6 +167,36 @@ def test_the_page_shows_how_to_write_one(qwen2: Any, trace: Trace, tmp_path: Pat
         "Sharpen(power=1.5, layers=shallow)",
     ]
     assert len(Store(tmp_path / "sweep.sqlite").to_dataframe()) == 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gives(Intervention):
+    """Gives what it was told to."""
+
+    what: Any
+    layers: Any = 1
+    site = "resid_post"
+
+    def edit(self, stream: Tensor, at: EditPosition) -> Any:
+        return self.what
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        (torch.zeros(2), r"a tensor of \[2\]"),
+        ((torch.zeros(1, 3), {}), r"a tensor of \[1, 3\], \{\}"),
+        ((None, None), "None, None"),
+        (None, "None"),
+    ],
+)
+def test_what_an_edit_must_give(
+    seen: ModelView, tokenizer: Any, trace: Trace, what: Any, said: str
+):
+    message = rf"Gives.edit to give a tensor of shape \[1, 86, 32\] or None, and facts .*got {said}"
+    flow = StepFlow(Gives(what=what))
+    with pytest.raises(WrongTypeError, match=message), flow.attach(seen, tokenizer=tokenizer):
+        seen.logits(trace.tokens)
 
 
 def test_a_name_is_taken_once() -> None:
