@@ -109,10 +109,7 @@ class ModelView(ABC):
             ModelError: It has none.
         """
         if not self.has_tokenizer:
-            raise ModelError(
-                "the model has no tokenizer: set model.tokenizer, load it with one, or pass "
-                "tokenizer= where that is taken"
-            )
+            raise ModelError(self._no_tokenizer())
         return self.model.tokenizer
 
     @property
@@ -310,11 +307,11 @@ class ModelView(ABC):
 
     def score_scale(self, layer: int) -> float:
         """Factor between q . k and the attention scores of a layer."""
-        raise self._no_scores(layer)
+        raise self.no_queries_and_keys(layer)
 
     def score_softcap(self, layer: int) -> float | None:
         """Bound of a layer's soft-capped attention scores; None where they are not capped."""
-        raise self._no_scores(layer)
+        raise self.no_queries_and_keys(layer)
 
     def query_key_sites(self, layer: int) -> tuple[Site, ...]:
         """Sites at which a layer shows what its scores are made of: queries, keys, rotations.
@@ -326,16 +323,19 @@ class ModelView(ABC):
         Raises:
             ModelError: It shows neither.
         """
-        raise self._no_scores(layer)
+        raise self.no_queries_and_keys(layer)
 
     def no_queries_and_keys(self, layer: int) -> ModelError:
         """The error for a layer that does not show what its scores are made of."""
-        return self._no_scores(layer)
-
-    def _no_scores(self, layer: int) -> ModelError:
         return ModelError(
             f"expected a TransformerLens model, whose layer {layer} has hook points at its scores, "
             f"got a {type(self.model).__name__}"
+        )
+
+    def _no_tokenizer(self) -> str:
+        return (
+            "the model has no tokenizer: set model.tokenizer, load it with one, or pass tokenizer= "
+            "where that is taken"
         )
 
     @abstractmethod

@@ -51,21 +51,6 @@ class HuggingFaceView(ModelView):
         return context_length_of(text_config(self.model))
 
     @property
-    def tokenizer(self) -> Any:
-        """Its tokenizer, if it was set on the model.
-
-        Raises:
-            ModelError: It was not.
-        """
-        if not self.has_tokenizer:
-            raise ModelError(
-                f"expected tokenizer=... beside a plain Hugging Face model, or model.tokenizer "
-                f"set, got neither with {type(self.model).__name__}, which has no tokenizer: set "
-                "model.tokenizer, or pass tokenizer="
-            )
-        return self.model.tokenizer
-
-    @property
     def embedding(self) -> nn.Module:
         """The module that token ids enter first."""
         module: nn.Module = self.model.get_input_embeddings()
@@ -124,6 +109,13 @@ class HuggingFaceView(ModelView):
     def arrival_hook(self, see: Callable[[Arrival], None]) -> Hook:
         """A hook before the first layer, where the cache tells how many tokens came before."""
         return arrival_hook(see)
+
+    def _no_tokenizer(self) -> str:
+        return (
+            "expected tokenizer=... beside a plain Hugging Face model, or model.tokenizer set, got "
+            f"neither with {type(self.model).__name__}, which has no tokenizer: set "
+            "model.tokenizer, or pass tokenizer="
+        )
 
     def _given_name(self) -> str:
         return str(self.model.name_or_path or type(self.model).__name__)

@@ -21,7 +21,8 @@ from stepflow_tl.saliency.maps import StepMap
 from stepflow_tl.traces.trace import Step
 
 COLOR_MAP = "magma_r"
-SHARE = "share of the reader's saliency"
+_SHARE_OF = "share of the reader's {}"
+SHARE = _SHARE_OF.format("saliency")
 _NAME_SHARE = 0.42  # of a map's side, that names beside it may be long
 _SHORTEST, _LONGEST = 45.0, 140.0  # points of a name
 _GAMMA = 0.5  # color follows the square root, so that faint flow stays visible
@@ -30,7 +31,7 @@ _GAMMA = 0.5  # color follows the square root, so that faint flow stays visible
 def saliency_label(step_map: StepMap) -> str:
     """What the colors of a map show."""
     what = "attention" if step_map.settings.get("rule") == "attention" else "saliency"
-    return f"share of the reader's {what}" if step_map.settings.get("normalized") == "row" else what
+    return _SHARE_OF.format(what) if step_map.settings.get("normalized") == "row" else what
 
 
 def mean_scores(step_map: StepMap) -> Float[np.ndarray, "query_step key_step"]:
