@@ -70,8 +70,8 @@ def step_saliency(
         backend: "hooks": through TransformerLens's hook points, on any model and under any hooks,
             with every pattern in memory. "fused": inside the attention of a Hugging Face decoder,
             which keeps no pattern; refused under hooks and where attention is of another kind.
-            "auto": "fused" from 1,024 tokens on where it can, else "hooks". The map's
-            ``settings["backend"]`` says which it was, and the log why a long trace was not fused.
+            "auto": "fused" where it can, else "hooks"; for "attention" alone from 1,024 tokens on.
+            The map's ``settings["backend"]`` says which it was, and the log why it was not fused.
         chunk: Queries that are scored together, for "token" (or "attention" alone), whose rows are
             independent given earlier keys and values: memory grows with the chunk, hardly with
             the trace. None: 512 for "fused"; for "hooks" what keeps the patterns of a chunk

@@ -13,7 +13,7 @@ from stepflow_tl.saliency.probe import difference
 from stepflow_tl.saliency.rules import Objective, TokenRule, gain_of, objective_weights
 from stepflow_tl.traces.trace import Trace
 
-_FUSED_FROM = 1024  # tokens; the patterns of shorter traces fit in memory
+_FUSED_FROM = 1024  # tokens, where attention alone is read: patterns of shorter ones fit in memory
 _FUSED_CHUNK = 512
 _PATTERNS_AT_ONCE = 1 << 27  # entries of the patterns of all layers and heads, for one chunk
 _SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
@@ -42,7 +42,7 @@ def plan_scores(
     weights = objective_weights(trace, objective)
     gain = 1.0 if rule == "attention" else gain_of(weights)
     streamed = in_chunks(rule, objective)
-    chosen = _backend(view, trace, backend, streamed)
+    chosen = _backend(view, trace, rule, backend, streamed)
     if chunk is not None and not (streamed and chunk >= 1):
         raise SettingError(
             "expected chunk >= 1, for objective='token' or rule='attention', whose rows can be "
@@ -59,13 +59,12 @@ def plan_scores(
 
 
 def _backend(
-    view: ModelView, trace: Trace, wanted: Backend, streamed: bool
+    view: ModelView, trace: Trace, rule: TokenRule, wanted: Backend, streamed: bool
 ) -> Literal["hooks", "fused"]:
     """The backend that a trace is scored by."""
     hooks_serve = "attn_scores" in view.sites
-    fused = wanted == "fused" or (
-        wanted == "auto" and (not hooks_serve or len(trace) >= _FUSED_FROM)
-    )
+    quicker = rule != "attention" or len(trace) >= _FUSED_FROM
+    fused = wanted == "fused" or (wanted == "auto" and (not hooks_serve or quicker))
     reason = why_not_fused(view, trace, streamed) if fused else None
     if not hooks_serve and (not fused or reason):
         raise SettingError(

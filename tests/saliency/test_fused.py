@@ -81,6 +81,7 @@ class TestParity:
 
     @pytest.mark.parametrize("rule", RULES)
     @pytest.mark.parametrize("chunk", [None, 7, 16])
+    @pytest.mark.slow
     def test_each_rows_own_loss(
         self, load: Callable[..., Any], short: Trace, exact: None, rule: str, chunk: int | None
     ) -> None:
@@ -269,6 +270,7 @@ class TestMemory:
         ids=["token", "sequence", "checkpointing", "attention"],
     )
     @pytest.mark.parametrize("kind", ["qwen2", "gpt_oss"])
+    @pytest.mark.slow
     def test_nothing_square_is_made(
         self, tiny: Callable[..., Any], tokenizer: Any, kind: str, options: dict[str, Any]
     ) -> None:
@@ -279,6 +281,7 @@ class TestMemory:
         assert long <= 4.2 * short, f"{short} and {long} elements"  # linear: 4; square: 16
         assert long < 2800 * 512
 
+    @pytest.mark.slow
     def test_chunks_bound_the_graph(self, tiny: Callable[..., Any], tokenizer: Any) -> None:
         """All that grows with the trace is the store of keys and values, and the scores' sums."""
         model = tiny("qwen2")
@@ -294,8 +297,10 @@ class TestMemory:
 
 
 class TestChoosing:
-    def test_short_traces_go_through_hooks(self, qwen2: Any, short: Trace) -> None:
-        assert step_saliency(qwen2, short).settings["backend"] == "hooks"
+    def test_short_traces_are_fused_where_that_is_faster(self, qwen2: Any, short: Trace) -> None:
+        assert step_saliency(qwen2, short).settings["backend"] == "fused"
+        alone = step_saliency(qwen2, short, rule="attention")
+        assert alone.settings["backend"] == "hooks"
 
     def test_long_traces_are_fused(
         self, qwen2: Any, tokenizer: Any, caplog: pytest.LogCaptureFixture

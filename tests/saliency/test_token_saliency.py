@@ -106,7 +106,7 @@ class TestAgainstBackwardPasses:
         with self.flow(model, attached):
             a, g = row_by_row(model, short)
             for rule in RULES:
-                mine = token_saliency(model, short, rule=rule, per_head=True)
+                mine = token_saliency(model, short, rule=rule, per_head=True, backend="hooks")
                 assert mine.dtype == torch.float64
                 close(mine, scores(a, g, rule), 1e-9)
 
@@ -116,7 +116,9 @@ class TestAgainstBackwardPasses:
         model = tiny(kind, torch.float64)
         with self.flow(model, attached):
             a, g = row_by_row(model, short, "sequence")
-            mine = token_saliency(model, short, objective="sequence", per_head=True)
+            mine = token_saliency(
+                model, short, objective="sequence", per_head=True, backend="hooks"
+            )
         close(mine, scores(a, g, "attention_x_gradient"), 1e-9)
 
 
@@ -128,7 +130,9 @@ def test_one_projection_for_query_key_and_value(
     model = tiny(kind, torch.float64)
     theirs = scores(*row_by_row(model, short), "signed")
     for chunk in (None, 17):
-        mine = token_saliency(model, short, rule="signed", per_head=True, chunk=chunk)
+        mine = token_saliency(
+            model, short, rule="signed", per_head=True, chunk=chunk, backend="hooks"
+        )
         close(mine, theirs, 1e-9)
 
 
@@ -145,7 +149,7 @@ def test_longer_rotations(tiny_folder: Callable[..., Any], short: Trace) -> None
     model = load_tiny(folder, dtype=torch.float64)
     assert model.original_model.model.rotary_emb.attention_scaling > 1.05
     close(
-        token_saliency(model, short, per_head=True),
+        token_saliency(model, short, per_head=True, backend="hooks"),
         scores(*row_by_row(model, short), "attention_x_gradient"),
         1e-9,
     )
@@ -171,7 +175,7 @@ def test_experts_and_windows_together(
         dtype=torch.float64,
     )
     close(
-        token_saliency(model, short, per_head=True),
+        token_saliency(model, short, per_head=True, backend="hooks"),
         scores(*row_by_row(model, short), "attention_x_gradient"),
         1e-9,
     )

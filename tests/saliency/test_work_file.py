@@ -60,6 +60,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch, after: int, run: Callable[[], Any])
 )
 @pytest.mark.parametrize("per_head", [False, True])
 @pytest.mark.parametrize("after", [0, 1, 4])
+@pytest.mark.slow
 def test_a_stopped_run_goes_on(
     tiny: Callable[..., Any],
     short: Trace,
@@ -177,6 +178,7 @@ step_saliency(model, trace, backend="fused", chunk=10, work_file=sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     """kill -9 at moments spread over the run; each time it goes on."""
     folder, path = DATA / "tiny_qwen2", tmp_path / "map.work"
