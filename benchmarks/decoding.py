@@ -1,225 +1,248 @@
-"""What StepFlow costs per decoded token on a model of Qwen2.5-0.5B's shape, as ratios in one run.
+"""What a decoded token costs: against transformers' own `generate`, under StepFlow, and before.
 
-The weights are random; the tokens are fed, not chosen: a long question and correct reasoning of the
-bundled reasoner's world, in its tokens. Every variant has its own KV cache and its own copy of the
-modules around the same weights, and decodes the same tokens: one token each in turn, the order
-rotated from token to token, so that whatever the machine does meanwhile meets all of them alike.
-Times are CPU time of this process on the CPU, and waiting time on a GPU.
+Variants take turns, round by round, on the same weights, prompts and number of tokens; of each the
+least time counts. Every checkout of this package that is compared runs in a process of its own,
+which waits while another one works.
 
-    python benchmarks/decoding.py --kind bridge [--batch 1] [--tokens 200] [--layers 24] [...]
-    python benchmarks/decoding.py --kind hf     (its own attention: SDPA)
+    python benchmarks/decoding.py                           # the bundled reasoner
+    python benchmarks/decoding.py --model outputs/models/smollm2      # see real_model.py
+    python benchmarks/decoding.py --before ../checkout      # an earlier version, too
+    python benchmarks/decoding.py --what sweep --before ../checkout   # 160 problems, baseline arm
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
-from stepflow_tl import OddsEqualBridge, StepFlow, StepMomentum, load_model
-from stepflow_tl.models.view import view
-from stepflow_tl.reasoner import WEIGHTS
-from stepflow_tl.tasks.word_problems import make_problems
-from stepflow_tl.traces.chat import prompt_text
-
-FLOWS = {
-    "plain": StepFlow(),
-    "OddsEqualBridge": StepFlow(OddsEqualBridge()),
-    "StepMomentum": StepFlow(StepMomentum()),
-    "StepFlow.paper()": StepFlow.paper(),
-}
-CHUNK = 64  # prompt tokens a pass: a bridge gives the logits of all of them
-
-Step = Callable[[Tensor], None]
+HERE, BEFORE = "this version", "before"
+EQUAL, UNEVEN = "equal lengths", "natural ends"
 
 
-def build(layers: int, device: str) -> Any:
-    """A random Hugging Face model of Qwen2.5-0.5B's shape, whose heads prefer some distances.
+class Work:
+    """One process's models, and what is timed in it."""
 
-    Under uniform attention a long question would always have its share, and no bridge would act.
-    """
-    config = Qwen2Config(
-        vocab_size=151936,
-        hidden_size=896,
-        intermediate_size=4864,
-        num_hidden_layers=layers,
-        num_attention_heads=14,
-        num_key_value_heads=2,
-        max_position_embeddings=32768,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(("q_proj.bias", "k_proj.bias")):
-                parameter.normal_(std=4.0)
-    return model.to(device)
+    def __init__(self, name: str, threads: int) -> None:
+        from transformers import AutoModelForCausalLM
 
+        from stepflow_tl import load_model
+        from stepflow_tl.reasoner import WEIGHTS
+        from stepflow_tl.tasks.word_problems import make_problems
+        from stepflow_tl.traces.chat import prompt_token_ids
 
-def twin(model: Any) -> Any:
-    """The same weights in other modules, to which other hooks can be attached."""
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared)
+        torch.set_num_threads(threads)
+        source = str(WEIGHTS) if name == "reasoner" else name
+        self.model = load_model(name, device="cpu")
+        self.plain = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, attn_implementation="sdpa"
+        ).eval()
+        self.tokenizer = self.model.tokenizer
+        problems = make_problems(96, 6, seed=5, split="test")
+        self.prompts = [prompt_token_ids(self.tokenizer, p.question) for p in problems]
 
+    def transformers(self, batch: int, tokens: int, ends: str) -> int:
+        """`model.generate` of transformers, batch after batch; tokens decoded."""
+        settings = self.plain.generation_config
+        settings.pad_token_id = self.tokenizer.pad_token_id
+        settings.eos_token_id = None if ends == EQUAL else self.tokenizer.eos_token_id
+        asked, count = self._asked(batch, ends), 0
+        for first in range(0, len(asked), batch):
+            prompts = asked[first : first + batch]
+            longest = max(map(len, prompts))
+            pad = self.tokenizer.pad_token_id
+            ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts])
+            mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
+            new = self.plain.generate(
+                ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False
+            )[:, longest:]
+            end = self.tokenizer.eos_token_id
+            for row in new.tolist():
+                count += row.index(end) + 1 if ends == UNEVEN and end in row else len(row)
+        return count
 
-def bridge_around(model: Any, tokenizer: Any) -> Any:
-    """A TransformerBridge around a model of ours."""
-    with tempfile.TemporaryDirectory() as folder:
-        model.config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        bridge = load_model(folder, hf_model=model, device=str(model.device))
-    bridge.tokenizer = tokenizer
-    return bridge
+    def generate(self, batch: int, tokens: int, ends: str) -> int:
+        """`stepflow_tl.generate`; tokens decoded."""
+        from unittest import mock
 
+        import stepflow_tl.decoding.batch as batches
+        from stepflow_tl import generate
 
-def texts(tokenizer: Any, batch: int, prompt: int, tokens: int) -> Tensor:
-    """Ids [batch, prompt + tokens]: questions, then one chain of thoughts after the other."""
-    problems = make_problems(40 * batch + tokens, 8, seed=2026, split="test")
-    rows = []
-    for row in range(batch):
-        own = problems[row::batch]
-        question = " ".join(problem.question for problem in own[: prompt // 40])
-        question = prompt_text(tokenizer, question)
-        thinking = " ".join(problem.thinking for problem in own[: 2 + tokens // 20])
-        asked, thought = (
-            tokenizer(text, add_special_tokens=False)["input_ids"] for text in (question, thinking)
+        known = batches.end_token_ids
+        none = frozenset[int]()
+        with mock.patch.object(
+            batches, "end_token_ids", known if ends == UNEVEN else lambda *_: none
+        ):
+            traces = generate(
+                self.model, self._asked(batch, ends), max_new_tokens=tokens, batch_size=batch
+            )
+        return sum(len(trace) - trace.prompt_length for trace in traces)
+
+    def stepflow(self, batch: int, tokens: int, ends: str) -> int:
+        """The same under the paper's preset; how often that acted must be seen."""
+        from stepflow_tl import StepFlow
+
+        with StepFlow.paper().attach(self.model) as run:
+            count = self.generate(batch, tokens, ends)
+        if tokens > 8 and not run.actions:
+            raise SystemExit("expected StepFlow to act, it never did")
+        return count
+
+    def sweep(self, batch: int, tokens: int, ends: str) -> int:
+        """160 problems of a sweep, of which the baseline arm alone is decoded; tokens decoded."""
+        from stepflow_tl import Decoding, Grid, StepFlow, Sweep, WordProblems
+
+        sweep = Sweep(
+            WordProblems(n=40, difficulties=(4, 5, 6, 7), seed=5),
+            Grid.of({"baseline": StepFlow()}),
+            model=self.model,
+            decoding=Decoding(max_new_tokens=tokens, batch_size=batch),
         )
-        if len(asked) < prompt or len(thought) < tokens:
-            raise SystemExit(
-                f"expected {prompt} + {tokens} tokens, got {len(asked)}, {len(thought)}"
-            )
-        rows.append(asked[-prompt:] + thought[:tokens])
-    return torch.tensor(rows)
+        with tempfile.TemporaryDirectory() as folder:
+            return int(sweep.run(Path(folder) / "sweep.sqlite")["tokens"].sum())
+
+    def _asked(self, batch: int, ends: str) -> list[list[int]]:
+        """One batch, of one length, where lengths are equal; else three batches as they come."""
+        if ends == UNEVEN:
+            return self.prompts[: 3 * batch]
+        return [self.prompts[0]] * batch
+
+    def serve(self) -> None:
+        """Do what comes in, line by line, and say how long it took."""
+        for line in sys.stdin:
+            asked = json.loads(line)
+            variant = getattr(self, asked.pop("variant"))
+            cpu, wall = time.process_time(), time.perf_counter()
+            tokens = variant(**asked)
+            seconds = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+            print(json.dumps({"tokens": tokens} | seconds), flush=True)
 
 
-class Decoding:
-    """One variant: its cache, and one token a call."""
+class Worker:
+    """A process with one checkout of this package."""
 
-    def __init__(self, model: Any, kind: str, mask: Tensor) -> None:
-        self.model, self.kind, self.mask = model, kind, mask
-        self.length, self.cache = 0, None
+    def __init__(self, checkout: Path, model: str, threads: int) -> None:
+        path = os.pathsep.join(filter(None, [str(checkout), os.environ.get("PYTHONPATH")]))
+        command = [sys.executable, str(Path(__file__).resolve()), "--serve"]
+        self._process = subprocess.Popen(
+            [*command, "--model", model, "--threads", str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
 
-    def __call__(self, new: Tensor) -> None:
-        """Run new tokens against the cache."""
-        self.length += new.shape[1]
-        seen = self.mask[:, : self.length]
-        if self.kind == "bridge":
-            _, self.cache = view(self.model).decode(new, seen, self.cache)
-        else:
-            out = self.model(
-                new,
-                attention_mask=seen,
-                past_key_values=self.cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            self.cache = out.past_key_values
-
-
-def clock(device: str) -> float:
-    """Seconds that count."""
-    if device == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
+    def ask(self, **what: Any) -> dict[str, float]:
+        """Let it do something."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(what) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"the process that should do {what} has ended")
+        found: dict[str, float] = json.loads(answer)
+        return found
 
 
-@torch.no_grad()
 def measure(
-    variants: dict[str, Decoding], ids: Tensor, prompt: int, device: str
-) -> dict[str, np.ndarray]:
-    """Seconds of each variant for each decoded token, after the prompt and one token to warm up."""
-    for variant in variants.values():
-        for chunk in ids[:, :prompt].split(CHUNK, dim=1):
-            variant(chunk)
+    variants: dict[str, tuple[Worker, str]], rounds: int, clock: str, **what: Any
+) -> dict[str, float]:
+    """The least milliseconds a token of each variant, after one round to warm up."""
     names = list(variants)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number, new in enumerate(ids[:, prompt:].split(1, dim=1)):
+    least = dict.fromkeys(names, float("inf"))
+    for number in range(-1, rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            start = clock(device)
-            variants[name](new)
-            seconds[name].append(clock(device) - start)
-    return {name: np.array(times[1:]) for name, times in seconds.items()}
+            worker, variant = variants[name]
+            warm = {"tokens": 8} if number < 0 else {}
+            answer = worker.ask(variant=variant, **{**what, **warm})
+            if number >= 0:
+                least[name] = min(least[name], 1e3 * answer[clock] / answer["tokens"])
+    return least
 
 
-def compare(seconds: np.ndarray, baseline: np.ndarray) -> dict[str, float]:
-    """Ratio of the sums, with a bootstrap interval over tokens, and ratio of the medians."""
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(len(seconds), size=(2000, len(seconds)))
-    sums = seconds[drawn].sum(1) / baseline[drawn].sum(1)
-    low, high = np.quantile(sums, [0.025, 0.975])
-    return {
-        "ratio": float(seconds.sum() / baseline.sum()),
-        "low": float(low),
-        "high": float(high),
-        "median_ratio": float(np.median(seconds) / np.median(baseline)),
-        "ms_per_pass": float(1e3 * np.median(seconds)),
-    }
+def show(title: str, least: dict[str, float], baselines: dict[str, str]) -> None:
+    """A line of the table for each variant, with its ratio to its baseline."""
+    for name, milliseconds in least.items():
+        base = baselines.get(name)
+        ratio = "" if base is None else f"{milliseconds / least[base]:.3f} x {base}"
+        print(f"| {title} | {name} | {milliseconds:.3f} | {ratio} |", flush=True)
+
+
+def bandwidth() -> float:
+    """Bytes a second that one pass over a large tensor reads."""
+    large = torch.ones(1 << 27)  # half a gigabyte
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        large.sum()
+        best = min(best, time.perf_counter() - start)
+    return large.numel() * large.element_size() / best
 
 
 def main() -> None:
-    """Measure, print a table, and write it where `--json` says."""
+    """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--kind", choices=("bridge", "hf"), default="bridge")
-    for name, default in (("layers", 24), ("batch", 1), ("prompt", 1000), ("tokens", 200)):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--model", default="reasoner", help="as load_model takes it")
+    parser.add_argument("--before", type=Path, help="a checkout of an earlier version")
+    parser.add_argument("--what", choices=("tokens", "sweep"), default="tokens")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, default=None)
+    parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu")
+    parser.add_argument("--ends", nargs="+", choices=(EQUAL, UNEVEN), default=[EQUAL, UNEVEN])
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if options.serve:
+        Work(options.model, options.threads).serve()
+        return
+    here = Worker(Path(__file__).resolve().parents[1], options.model, options.threads)
+    old = None
+    if options.before is not None:
+        old = Worker(options.before.resolve(), options.model, options.threads)
     torch.set_num_threads(options.threads)
-    tokenizer = AutoTokenizer.from_pretrained(WEIGHTS)
-    ids = texts(tokenizer, options.batch, options.prompt, options.tokens).to(options.device)
-    mask = torch.ones_like(ids)
-    base = build(options.layers, options.device)
-    with ExitStack() as stack:
-        variants, runs = {}, {}
-        for name, flow in FLOWS.items():
-            model = twin(base)
-            if options.kind == "bridge":
-                model = bridge_around(model, tokenizer)
-            attached = flow.attach(
-                model, tokenizer=tokenizer, format="think", prompt_length=options.prompt
-            )
-            runs[name] = stack.enter_context(attached)
-            variants[name] = Decoding(model, options.kind, mask)
-        seconds = measure(variants, ids, options.prompt, options.device)
-    results = {
-        name: {
-            **compare(seconds[name], seconds["plain"]),
-            "rows_changed": run.ledger.total("OddsEqualBridge", "rows_changed"),
-            "injections": run.ledger.total("StepMomentum", "injections"),
-        }
-        for name, run in runs.items()
-    }
     print(
-        f"{options.kind}, {options.layers} layers, batch {options.batch}, {options.prompt} tokens "
-        f"of prompt, {options.tokens} decoded; torch {torch.__version__}, {options.device}, "
-        f"{options.threads} thread(s)\n\n| variant | ms a pass | ratio of sums (95%) | ratio of "
-        "medians | rows changed | injections |\n|---|---|---|---|---|---|"
+        f"{options.model}; torch {torch.__version__}, CPU, {options.threads} thread(s) of "
+        f"{os.cpu_count()} cores, {options.clock} time, least of {options.rounds} rounds; "
+        f"{bandwidth() / 1e9:.1f} GB/s read\n\n| what | variant | ms a token | ratio |\n"
+        "|---|---|---|---|",
+        flush=True,
     )
-    for name, row in results.items():
-        print(
-            f"| {name} | {row['ms_per_pass']:.1f} | {row['ratio']:.3f} "
-            f"({row['low']:.3f} - {row['high']:.3f}) | {row['median_ratio']:.3f} "
-            f"| {row['rows_changed']:.0f} | {row['injections']:.0f} |"
-        )
-    if options.json is not None:
-        settings = {key: str(value) for key, value in vars(options).items()}
-        options.json.write_text(json.dumps({"settings": settings, "results": results}, indent=2))
+    if options.what == "sweep":
+        variants = {HERE: (here, "sweep")} | ({BEFORE: (old, "sweep")} if old else {})
+        what = {"batch": 32, "tokens": max(options.tokens, 250), "ends": UNEVEN}
+        least = measure(variants, options.rounds, options.clock, **what)
+        show("160 problems of a sweep", least, {HERE: BEFORE} if old else {})
+        return
+    for batch in options.batches:
+        for ends in options.ends:
+            if ends == UNEVEN and batch == 1:
+                continue
+            variants = {
+                "transformers": (here, "transformers"),
+                "generate": (here, "generate"),
+                "StepFlow": (here, "stepflow"),
+            }
+            baselines = {"generate": "transformers", "StepFlow": "generate"}
+            if old is not None:
+                variants |= {f"generate, {BEFORE}": (old, "generate")}
+                variants |= {f"StepFlow, {BEFORE}": (old, "stepflow")}
+                baselines |= {f"generate, {BEFORE}": "transformers"}
+                baselines |= {f"StepFlow, {BEFORE}": f"generate, {BEFORE}"}
+            tokens = options.tokens if ends == EQUAL else 2 * options.tokens
+            what = {"batch": batch, "tokens": tokens, "ends": ends}
+            least = measure(variants, options.rounds, options.clock, **what)
+            show(f"batch {batch}, {ends}, {tokens} tokens", least, baselines)
 
 
 if __name__ == "__main__":

@@ -51,14 +51,17 @@ def feed(model: Any, traces: Sequence[Trace]) -> None:
     prompts = [trace.token_ids[: trace.prompt_length].tolist() for trace in traces]
     responses = [trace.token_ids[trace.prompt_length :].tolist() for trace in traces]
     pad = pad_token_id(model.tokenizer)
-    rows = Rows.of_prompts(model.tokenizer, prompts, AUTO_FORMAT, pad_id=pad)
+    rows = Rows.of_prompts(model.tokenizer, prompts, AUTO_FORMAT)
     length = max(map(len, responses))
     new = [response + [pad] * (length - len(response)) for response in responses]
-    mask = torch.tensor([[0] * row.pads + [1] * (rows.width - row.pads + length) for row in rows])
-    tokens, cache = torch.tensor([row.columns for row in rows]), None
-    with torch.no_grad(), publish(model, rows):
+    tokens = torch.tensor(rows.padded(pad))
+    with torch.no_grad(), view(model).for_decoding(tokens[:1, -8:]) as plain:
+        stops = [rows.width + length] * len(rows)
+        running = plain.new_batch([row.pads for row in rows], stops, len(rows))
         for column in zip(*new, strict=True):
-            _, cache = view(model).decode(tokens, mask[:, : rows.width], cache)
+            rows.run(tokens)
+            with publish(model, rows):
+                running.run(tokens)
             rows.push([[token] for token in column])
             tokens = torch.tensor(column)[:, None]
 

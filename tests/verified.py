@@ -20,6 +20,7 @@ COLUMNS: dict[str, str] = {
     "logits": "logits",
     "cache": "cache",
     "batch": "batch",
+    "decoding": "decoding",
     "saliency": "saliency",
     "bands": "bands",
     "template": "template",

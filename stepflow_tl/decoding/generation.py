@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from typing import Any, overload
 
 from tqdm.auto import tqdm
@@ -15,7 +15,6 @@ from stepflow_tl.decoding.budget import Plans
 from stepflow_tl.decoding.settings import Decoding, DecodingSettings, settled
 from stepflow_tl.errors import GenerationError
 from stepflow_tl.models.base import Model, ModelView
-from stepflow_tl.models.memory import out_of_memory_as
 from stepflow_tl.models.view import view
 from stepflow_tl.traces.chat import Asked, Prompt, as_prompt, is_one_prompt
 from stepflow_tl.traces.formats import PLAIN, named_format
@@ -112,21 +111,76 @@ def generate(
         UserWarning: There is a budget, and no response had a thinking.
     """
     seen, decoding = view(model), settled(decoding, settings)
-    tokenizer = seen.tokenizer if tokenizer is None else tokenizer
     one = is_one_prompt(questions)
-    asked = _prompts(tokenizer, [questions] if one else questions, decoding)
-    decoder = _decoder(seen, tokenizer, asked, decoding)
-    jobs = _jobs(seen, asked, decoding, 1 if samples is None else samples, fit)
-    decoded = _decoded(decoder, jobs, progress)
-    traces = [_trace(row, job, seen, decoding) for job, row in decoded]
-    if decoding.budget is not None and all(t.format_name == PLAIN.name for t in traces):
+    asked: Any = [questions] if one else questions
+    traces: dict[tuple[int, int], Trace] = {}
+    with closing(
+        generate_each(
+            seen,
+            asked,
+            decoding,
+            tokenizer=tokenizer,
+            samples=1 if samples is None else samples,
+            fit=fit,
+            progress=progress,
+        )
+    ) as decoded:
+        for number, sample, trace in decoded:
+            traces[number, sample] = trace
+    if decoding.budget is not None and all(t.format_name == PLAIN.name for t in traces.values()):
         warnings.warn(
             f"{decoding.budget} forced nothing: expected responses with a thinking, got none in "
             f"{len(traces)}, and the chat template opens none",
             UserWarning,
             stacklevel=2,
         )
-    return traces[0] if one and samples is None else traces
+    in_order = [traces[key] for key in sorted(traces)]
+    return in_order[0] if one and samples is None else in_order
+
+
+def generate_each(
+    model: Model | ModelView,
+    questions: Iterable[Prompt],
+    decoding: Decoding,
+    *,
+    tokenizer: Any | None = None,
+    samples: int = 1,
+    fit: bool = False,
+    progress: bool = False,
+) -> Generator[tuple[int, int, Trace], None, None]:
+    """As `generate`, one trace after the other, as they are finished.
+
+    Close the iterator (`contextlib.closing`) where it may be left early: until it ends, the model
+    is set up for decoding.
+
+    Args:
+        model: As for `generate`.
+        questions: The prompts.
+        decoding: How to decode.
+        tokenizer: The tokenizer; None for the model's own.
+        samples: Traces per prompt.
+        fit: As for `generate`.
+        progress: Show a progress bar.
+
+    Yields:
+        The number of a prompt, that of the sample, and its trace.
+
+    Raises:
+        GenerationError: As for `generate`.
+    """
+    seen = view(model)
+    tokenizer = seen.tokenizer if tokenizer is None else tokenizer
+    asked = _prompts(tokenizer, questions, decoding)
+    decoder = _decoder(seen, tokenizer, asked, decoding)
+    jobs = _jobs(seen, asked, decoding, samples, fit)
+    with (
+        tqdm(total=len(jobs), unit="trace", disable=not progress) as bar,
+        closing(decoder.decode(jobs)) as finished,
+    ):
+        for number, row in finished:
+            bar.update()
+            job = jobs[number]
+            yield number // samples, job.sample, _trace(row, job, seen, decoding)
 
 
 def _prompts(tokenizer: Any, questions: Any, decoding: Decoding) -> list[Asked]:
@@ -186,21 +240,6 @@ def _limit(context: int | None, asked: Asked, wanted: int, fit: bool) -> int:
     )
 
 
-def _decoded(
-    decoder: BatchDecoder, jobs: Sequence[Job], progress: bool
-) -> Iterator[tuple[Job, Row]]:
-    """Each job and its row, batch by batch."""
-    size = decoder.decoding.batch_size
-    with tqdm(total=len(jobs), unit="trace", disable=not progress) as bar:
-        for first in range(0, len(jobs), size):
-            batch = jobs[first : first + size]
-            advice = partial(_smaller, batch, decoder.decoding.max_new_tokens)
-            with out_of_memory_as(GenerationError, advice):
-                rows = decoder.decode(batch)
-            yield from zip(batch, rows, strict=True)
-            bar.update(len(batch))
-
-
 def _trace(row: Row, job: Job, seen: ModelView, decoding: Decoding) -> Trace:
     """The trace of a finished row."""
     reader, asked = row.reader, job.asked
@@ -213,10 +252,13 @@ def _trace(row: Row, job: Job, seen: ModelView, decoding: Decoding) -> Trace:
         "max_new_tokens": decoding.max_new_tokens,
         "model": seen.name,
     }
-    ids = row.columns[row.pads : row.pads + len(reader.texts)]
+    ids = row.token_ids[: len(reader.texts)]
     cut = job.limit < decoding.max_new_tokens and reader.response_length == job.limit
     if cut and not reader.ended:
         facts["cut"] = "context"
+    ledger = row.reported()
+    if ledger:
+        facts["ledger"] = ledger
     if asked.messages is not None:
         facts["messages"] = [dict(message) for message in asked.messages]
     trace = Trace.of_reader(ids, reader, metadata=facts)
@@ -224,17 +266,3 @@ def _trace(row: Row, job: Job, seen: ModelView, decoding: Decoding) -> Trace:
         question = trace.text_of(trace.steps[0]) if trace.steps_in("question") else ""
         return trace.with_metadata(question=question)
     return trace
-
-
-def _smaller(batch: Sequence[Job], limit: int) -> str:
-    """What would need less memory than these jobs together."""
-    longest = max(len(job.prompt) for job in batch)
-    got = (
-        f"batch_size={len(batch)} with prompts of up to {longest} tokens and max_new_tokens={limit}"
-    )
-    if len(batch) > 1:
-        return f"expected a batch that fits, got {got}; try batch_size={len(batch) // 2}"
-    return (
-        f"expected a response that fits, got {got}; try max_new_tokens={max(1, limit // 2)}, a "
-        "model in dtype='bfloat16' or quantized (hf_model=...), or device_map='auto'"
-    )

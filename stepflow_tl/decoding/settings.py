@@ -33,9 +33,10 @@ class Decoding:
         top_p: Nucleus sampling's probability.
         seed: Same seed, same traces; each trace draws from its own generator, which is seeded by
             the question, or by the token ids of any other prompt.
-        batch_size: Prompts decoded together, left-padded, against one KV cache. In float32 it
-            changes a text only where two logits are equal to within rounding; in narrower types
-            rounding is coarser, and texts may differ.
+        batch_size: Responses decoded at a time, left-padded, against one KV cache; where one ends,
+            the next in the queue takes its place. In float32 it changes a text only where two
+            logits are equal to within rounding; in narrower types rounding is coarser, and texts
+            may differ.
         budget: Cut or prolong the thinking at a number of tokens. A response whose prompt has
             closed the thinking, or of a model that has none, is left alone.
         stop: Texts that end a response in its answer (from the first character that is not white

@@ -19,12 +19,12 @@ USABLE = 0.9
 """Assumed: the share of a GPU's memory that weights and cache may take."""
 
 MEASURED = {
-    "stepflow_decoding": 1.022,
+    "stepflow_decoding": 1.069,
     "saliency_time": 0.95,
     "saliency_memory_1.5b": 2.001,
     "saliency_memory_0.5b": 0.493,
 }
-"""From ``benchmarks/README.md``, on a CPU: decoding under ``StepFlow.paper()`` through hooks, batch
+"""From ``benchmarks/README.md``, on a CPU: decoding under ``StepFlow.paper()``, SmolLM2-135M, batch
 1, and a streamed map at 8,192 tokens, each to plain; and GiB above the weights that a streamed map
 takes in float32, on the shapes of Qwen2.5-1.5B (28 layers; without its keys and values) and of
 Qwen2.5-0.5B (8 layers)."""

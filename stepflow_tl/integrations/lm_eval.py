@@ -16,6 +16,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import jinja2
@@ -28,8 +29,8 @@ from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_tex
 from torch.cuda import is_available as has_cuda
 from tqdm.auto import tqdm
 
-from stepflow_tl.decoding.generation import generate
-from stepflow_tl.decoding.settings import PAPER_MAX_NEW_TOKENS
+from stepflow_tl.decoding.generation import generate_each
+from stepflow_tl.decoding.settings import PAPER_MAX_NEW_TOKENS, Decoding
 from stepflow_tl.errors import SettingError
 from stepflow_tl.integrations.settings import decoding_of, flow_of, plain_number, precision
 from stepflow_tl.interventions import Run, StepFlow
@@ -219,7 +220,7 @@ class StepFlowLM(TemplateLM):  # type: ignore[misc]
     def _answer(
         self, requests: Sequence[Instance], members: Sequence[int], decoding: dict[str, Any]
     ) -> Iterator[dict[int, str]]:
-        """Answers by the number of their request, batch by batch."""
+        """Answers by the number of their request, prompt by prompt, as they are finished."""
         places: dict[str, list[int]] = {}
         for i in members:
             places.setdefault(requests[i].args[0], []).append(i)
@@ -227,26 +228,26 @@ class StepFlowLM(TemplateLM):  # type: ignore[misc]
         greedy = decoding["temperature"] == 0.0
         for count in sorted({1} if greedy else set(samples.values())):
             asked = [text for text in places if greedy or samples[text] == count]
-            size = max(1, self.batch_size // count)
-            for first in range(0, len(asked), size):
-                texts = asked[first : first + size]
-                traces = generate(
-                    self._model,
-                    texts,
-                    samples=count,
-                    seed=torch.initial_seed() if self._seed is None else self._seed,
-                    batch_size=self.batch_size,
-                    format=self._format,
-                    chat=False,
-                    **decoding,
-                )
-                done: dict[int, str] = {}
-                for number, text in enumerate(texts):
-                    of_text = traces[number * count : (number + 1) * count]
-                    for place, i in enumerate(places[text]):
-                        done[i] = self._graded(of_text[place % count], decoding["stop"])
+            settings = Decoding(
+                seed=torch.initial_seed() if self._seed is None else self._seed,
+                batch_size=self.batch_size,
+                format=self._format,
+                chat=False,
+                **decoding,
+            )
+            of_text: dict[int, dict[int, Trace]] = {}
+            with closing(generate_each(self._model, asked, settings, samples=count)) as traces:
+                for number, sample, trace in traces:
+                    found = of_text.setdefault(number, {})
+                    found[sample] = trace
+                    if len(found) < count:
+                        continue
+                    done: dict[int, str] = {}
+                    for place, i in enumerate(places[asked[number]]):
+                        done[i] = self._graded(found[place % count], decoding["stop"])
                         self.cache_hook.add_partial("generate_until", requests[i].args, done[i])
-                yield done
+                    del of_text[number]
+                    yield done
 
     def _graded(self, trace: Trace, stop: Sequence[str]) -> str:
         """The part of a response that a task's filters see, as the harness's own models cut it."""

@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from stepflow_tl.errors import SettingError
+from stepflow_tl.interventions.ledger import Later
 from stepflow_tl.interventions.position import EditPosition
 from stepflow_tl.models.layers import LayerSpec, check_layer_spec
 from stepflow_tl.models.sites import Site
 
-Facts = Mapping[str, Tensor | float | int]
-"""What an edit reports: amounts to add to columns of the ledger."""
+Facts = Mapping[str, Tensor | float | int] | Later
+"""What an edit reports: amounts to add to columns of the ledger, or how to compute them later."""
 
 Edited = tuple[Tensor | None, Facts]
 """The new tensor, or None to leave it as it is, and what to report."""

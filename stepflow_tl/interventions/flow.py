@@ -19,6 +19,7 @@ from stepflow_tl.interventions.tracker import Tracker
 from stepflow_tl.interventions.uniform_prior_bridge import UniformPriorBridge
 from stepflow_tl.interventions.wiring import first_query, hooks_of, names_of
 from stepflow_tl.models.base import Model, ModelView
+from stepflow_tl.models.hooked import at_hook_points
 from stepflow_tl.models.sites import Hook
 from stepflow_tl.models.view import view
 from stepflow_tl.traces.formats import Format
@@ -57,6 +58,23 @@ class Run:
     def actions(self) -> int:
         """How often any of the interventions acted: rows changed, and injections."""
         return int(sum(self.ledger.total(name, column) for name, column in self._actions))
+
+    def actions_on(self, trace: Trace) -> float:
+        """How often they acted on one trace that was generated meanwhile."""
+        said = trace.metadata.get("ledger", {})
+        return sum((said.get(f"{name}.{column}", 0.0) for name, column in self._actions), start=0.0)
+
+    def extra_tokens_of(self, trace: Trace) -> float:
+        """Tokens that they ran for one trace beside the caller's, both ways."""
+        said = trace.metadata.get("ledger", {})
+        return sum((said.get(f"{name}.extra_tokens", 0.0) for name, _ in self._actions), start=0.0)
+
+    @property
+    def actions_on_none(self) -> float:
+        """How often they acted, as far as their ledger does not say on which trace."""
+        return sum(
+            (self.ledger.of_no_row(name, column) for name, column in self._actions), start=0.0
+        )
 
 
 @dataclass(frozen=True, init=False)
@@ -147,7 +165,8 @@ class StepFlow:
                 "which takes no TransformerLens hooks: use StepFlow.attach(model, tokenizer=...)"
             )
         tracker, ledger = Tracker(seen, trace=trace), Ledger() if ledger is None else ledger
-        return [*tracker.hooks(), *hooks_of(self.interventions, seen, tracker, ledger)]
+        hooks = hooks_of(self.interventions, seen, tracker, ledger)
+        return at_hook_points([*tracker.hooks(), *hooks])
 
     @contextmanager
     def attach(
@@ -192,7 +211,13 @@ class StepFlow:
             InterventionWarning: On leaving, for each intervention that never fired.
         """
         seen, ledger = view(model), Ledger()
-        tracker = Tracker(seen, format=format, prompt_length=prompt_length, tokenizer=tokenizer)
+        tracker = Tracker(
+            seen,
+            format=format,
+            prompt_length=prompt_length,
+            tokenizer=tokenizer,
+            report=ledger.of_row,
+        )
         run = Run(ledger, tracker, self._actions())
         hooks = hooks_of(self.interventions, seen, tracker, ledger)
         if not hooks:

@@ -16,7 +16,7 @@ from stepflow_tl.interventions.rerun import RowAgain
 from stepflow_tl.models.layers import LayerSpec
 from stepflow_tl.models.precision import widened
 from stepflow_tl.models.sites import Site
-from stepflow_tl.traces.rows import THINKING, StepStart
+from stepflow_tl.traces.rows import THINKING, Row, StepStart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,30 +99,34 @@ class GradientMomentum(Intervention):
         """Run again the steps that others follow now; what they cost."""
         if not _due(at):
             return {}
-        known = {run.row: run for run in at.memory.get("runs", ())}
-        runs = at.memory["runs"] = [
-            known.get(row)
-            or RowAgain(at.view, at.layers, row, at.others, inject=self.against, steps=self.steps)
-            for row in at.rows
-        ]
-        costs = [runs[number].catch_up() for number in sorted({s.row for s in _due(at)})]
-        forwards, tokens = map(sum, zip(*costs, strict=True))
-        return {"extra_forwards": forwards, "extra_tokens": tokens}
+        known: dict[Row, RowAgain] = at.memory.get("runs", {})
+        runs = at.memory["runs"] = {row: run for row, run in known.items() if not row.finished}
+        for row in {at.rows[start.row] for start in _due(at)}:
+            if row not in runs:
+                runs[row] = RowAgain(
+                    at.view, at.layers, row, at.others, inject=self.against, steps=self.steps
+                )
+        numbers = sorted({start.row for start in _due(at)})
+        costs = [runs[at.rows[number]].catch_up() for number in numbers]
+        forwards, tokens = zip(*costs, strict=True)
+        return {"extra_forwards": sum(forwards), "extra_tokens": at.count(numbers, tokens)}
 
     def edit(self, stream: Float[Tensor, "batch pos d_model"], at: EditPosition) -> Edited:
         """The residual stream, nudged where a step starts."""
         due = _due(at)
         if not due:
             return None, {}
-        runs: list[RowAgain] = at.memory["runs"]
+        runs: dict[Row, RowAgain] = at.memory["runs"]
         index = at.layers.index(at.layer)
-        units = torch.stack([runs[start.row].units[start.position][index] for start in due])
+        starting = [(at.rows[start.row], start.position - at.pads[start.row]) for start in due]
+        units = torch.stack([runs[row].units[position][index] for row, position in starting])
         rows, queries = at.indices(due, stream.device)
         before = stream[rows, queries]
         added = self.against(before, units)
         length, norm = (widened(x.detach()).norm(dim=-1) for x in (added, before))
+        given = (length > 0).long()
         return stream.index_put((rows, queries), added, accumulate=True), {
-            "injections": (length > 0).sum(),
+            "injections": given.new_zeros(stream.shape[0]).index_add(0, rows, given),
             "injection_norm": (length / norm.clamp_min(1e-12)).sum(),
         }
 

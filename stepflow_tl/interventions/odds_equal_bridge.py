@@ -8,16 +8,20 @@ from typing import ClassVar, Literal, NamedTuple, get_args
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from stepflow_tl.errors import SettingError
 from stepflow_tl.interventions.base import Edited, Intervention
-from stepflow_tl.interventions.position import BridgeKeys, EditPosition, Groups
+from stepflow_tl.interventions.groups import BridgeKeys, Groups
+from stepflow_tl.interventions.ledger import Later
+from stepflow_tl.interventions.position import EditPosition
 from stepflow_tl.models.layers import LayerSpec
 from stepflow_tl.models.sites import Site
 
 Infeasible = Literal["clamp", "scale", "skip"]
 
 _CLAMP_MARGIN = 1e-6  # share that the authors' code leaves to S
+_SMALLEST = {torch.float32: 1.4e-45, torch.float64: 5e-324}  # above 0
 _LEAST_MASS = 1e-30  # below this a group counts as having no mass
 
 
@@ -68,41 +72,85 @@ def equalize_odds(
     Returns:
         The new pattern and per-row facts. A row without mass on B or on S is left alone.
     """
+    new, shares = _equalized(pattern, groups, tau_max, infeasible)
+    facts = _facts(*shares)
+    columns = ("rows_changed", "rows_infeasible", "bridge_mass_before", "bridge_mass_after")
+    return Rebalanced(new, *(facts[column].transpose(1, 2) for column in columns))
+
+
+class _Shares(NamedTuple):
+    """What rows of attention hold, and what of it goes to B; leading dimensions may be more.
+
+    Attributes:
+        mass: Shares of B, S and the others, before.
+        changed: Rows whose bridge mass is raised.
+        target: To what.
+        tau: The target tau_B.
+        current_size: |S|.
+    """
+
+    mass: Float[Tensor, "batch query head 3"]
+    changed: Bool[Tensor, "batch query head"]
+    target: Float[Tensor, "batch query head"]
+    tau: Float[Tensor, "batch query 1"]
+    current_size: Float[Tensor, "batch query"]
+
+
+def _equalized(
+    pattern: Float[Tensor, "batch head query key"],
+    groups: Groups,
+    tau_max: float,
+    infeasible: Infeasible,
+) -> tuple[Float[Tensor, "batch head query key"], _Shares]:
+    """The new pattern, and what its rows hold; in few operations, since each token runs them."""
     rows = pattern if pattern.dtype == torch.float64 else pattern.float()
-    bridge, current = groups.bridge[:, None], groups.current[:, None]
-    total = rows.sum(-1).clamp_min(_LEAST_MASS)
-    on_bridge = (rows * bridge).sum(-1) / total
-    on_current = (rows * current).sum(-1) / total
-    size = groups.bridge_size + groups.current_size
-    tau = (groups.bridge_size / size.clamp_min(1.0)).to(rows).sqrt().clamp_max(tau_max)[:, None]
-
+    members = groups.members.to(rows.dtype)
+    mass = rows.transpose(1, 2) @ members
+    mass = mass / mass.sum(-1, keepdim=True).clamp_min(_LEAST_MASS)
+    on_bridge, on_current, others = mass.unbind(-1)
+    tau = groups.even_share.to(rows.dtype).clamp_max(tau_max)
     available = on_bridge + on_current
-    due = (on_bridge < tau) & (on_bridge > _LEAST_MASS) & (on_current > _LEAST_MASS)
-    too_much = due & (tau > available)
     if infeasible == "clamp":
-        target = torch.minimum(tau.expand_as(available), available - _CLAMP_MARGIN)
+        target = torch.minimum(tau, available - _CLAMP_MARGIN)
+    elif infeasible == "scale":
+        target = torch.where(tau > available, tau * available, tau)
     else:
-        target = torch.where(too_much, tau * available, tau.expand_as(available))
-    changed = due & (target > on_bridge)
-    if infeasible == "skip":
-        changed = changed & ~too_much
+        target = torch.where(tau > available, on_bridge, tau)
+    # Never above tau; never from an empty S, since no target then exceeds what B has.
+    changed = (target > on_bridge) & (on_bridge > _LEAST_MASS)
+    if mass.requires_grad:
+        ratios = _safe_ratios(mass, target, available, changed)
+    else:
+        new = torch.stack([target, available - target, others], dim=-1)
+        new = torch.where(changed[..., None], new, mass)
+        ratios = new / mass.clamp_min(_SMALLEST[mass.dtype])
+    factor = (ratios @ members.mT).transpose(1, 2)
+    shares = _Shares(mass.detach(), changed, target.detach(), tau, groups.current_size)
+    return (rows * factor).to(pattern.dtype), shares
 
-    def ratio(new: Tensor, old: Tensor) -> Tensor:  # 1, with a finite gradient, where unchanged
-        new, old = torch.where(changed, new, 1.0), torch.where(changed, old, 1.0)
-        share = new / old.detach()
-        if old.requires_grad:  # through log(old): the gradient of 1 / old overflows below 1e-19
-            share = share * torch.exp(old.detach().log() - old.log())
-        return share[..., None]
 
-    on_b, on_s = ratio(target, on_bridge), ratio(available - target, on_current)
-    factor = torch.where(bridge, on_b, torch.where(current, on_s, 1.0))
-    return Rebalanced(
-        pattern=(rows * factor).to(pattern.dtype),
-        changed=changed,
-        infeasible=too_much,
-        before=on_bridge,
-        after=torch.where(changed, target, on_bridge),
-    )
+def _safe_ratios(mass: Tensor, target: Tensor, available: Tensor, changed: Tensor) -> Tensor:
+    """By what each group's keys are multiplied, with finite gradients."""
+    new = torch.stack([target, available - target], dim=-1)
+    where = changed[..., None]
+    new, old = torch.where(where, new, 1.0), torch.where(where, mass[..., :2], 1.0)
+    share = new / old.detach()  # through log(old): the gradient of 1 / old overflows below 1e-19
+    return pad(share * torch.exp(old.detach().log() - old.log()), (0, 1), value=1.0)
+
+
+def _facts(
+    mass: Tensor, changed: Tensor, target: Tensor, tau: Tensor, current_size: Tensor
+) -> dict[str, Tensor]:
+    """What the ledger is told, of each head: of one pass, or of several at once."""
+    before, on_current, _ = mass.unbind(-1)
+    both = torch.minimum(before, on_current) > _LEAST_MASS
+    return {
+        "rows_seen": (current_size > 0)[..., None].expand_as(before),
+        "rows_changed": changed,
+        "rows_infeasible": both & (tau > before + on_current),
+        "bridge_mass_before": before,  # 0 in rows that are not seen
+        "bridge_mass_after": torch.where(changed, target, before),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,12 +208,5 @@ class OddsEqualBridge(Intervention):
         if not at.reasoning:
             return None, {}
         groups = at.groups(pattern.shape[-1], at.window, self.keys, pattern.device)
-        result = equalize_odds(pattern, groups, tau_max=self.tau_max, infeasible=self.infeasible)
-        seen = (groups.current_size > 0)[:, None].expand_as(result.before)
-        return result.pattern, {
-            "rows_seen": seen.sum(),
-            "rows_changed": result.changed.sum(),
-            "rows_infeasible": result.infeasible.sum(),
-            "bridge_mass_before": (result.before * seen).sum().detach(),
-            "bridge_mass_after": (result.after * seen).sum().detach(),
-        }
+        new, shares = _equalized(pattern, groups, self.tau_max, self.infeasible)
+        return new, Later(_facts, *shares)

@@ -1,4 +1,4 @@
-"""Where one forward pass stands, and how its keys split for the Odds-Equal Bridge.
+"""Where one forward pass stands, and what an edit of one layer is told of it.
 
 Positions count padding: position p is column p of the left-padded batch.
 """
@@ -6,38 +6,19 @@ Positions count padding: position p is column p of the left-padded batch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from itertools import repeat
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
+from stepflow_tl.interventions.groups import BridgeKeys, Groups, RecentGroups, split_keys
 from stepflow_tl.models.base import ModelView
 from stepflow_tl.models.sites import Hook, Site
-from stepflow_tl.traces.rows import THINKING, Row, StepStart
-from stepflow_tl.traces.tokens import FRAME
-
-BridgeKeys = Literal["prompt", "question"]
-
-_NOWHERE = -9  # no segment's number, nor one more than one's
-
-
-class Groups(NamedTuple):
-    """The keys of each query row, split for the Odds-Equal Bridge.
-
-    Attributes:
-        bridge: Visible keys of the bridge B.
-        current: Visible keys of the current segment so far, S.
-        bridge_size: |B|, the number of visible bridge keys.
-        current_size: |S|, the number of visible keys of the current segment.
-    """
-
-    bridge: Bool[Tensor, "batch query key"]
-    current: Bool[Tensor, "batch query key"]
-    bridge_size: Float[Tensor, "batch query"]
-    current_size: Float[Tensor, "batch query"]
+from stepflow_tl.traces.rows import Row, StepStart
 
 
 @dataclass(frozen=True)
@@ -53,6 +34,8 @@ class PassPosition:
         reasoning_from: Position of the first query that lies in thinking or summary in any row;
             the number of positions so far where none does.
         rows: The sequences of the batch, as read so far.
+        pads: Number of padding columns of each: position p is the row's own p - pads.
+        recent: The groups of the pass before, which those of a pass of one query go on from.
     """
 
     start: int
@@ -62,6 +45,8 @@ class PassPosition:
     open_steps: tuple[tuple[int, int] | None, ...]
     reasoning_from: int
     rows: tuple[Row, ...] = ()
+    pads: tuple[int, ...] = ()
+    recent: RecentGroups | None = field(default=None, repr=False)
     _groups: dict[tuple[int, int | None, BridgeKeys, torch.device], Groups] = field(
         default_factory=dict, repr=False
     )
@@ -84,6 +69,13 @@ class PassPosition:
         rows, queries = at.to(device, non_blocking=True).unbind(1)
         return rows, queries
 
+    def count(self, rows: Iterable[int], amounts: Iterable[int] | None = None) -> Tensor:
+        """An amount for the ledger that is said row by row [batch]: so many for each row named."""
+        counts = [0] * len(self.segment)
+        for row, amount in zip(rows, repeat(1) if amounts is None else amounts, strict=False):
+            counts[row] += amount
+        return torch.tensor(counts)
+
     def part(self, first: int, stop: int) -> PassPosition:
         """Where the queries from the pass's `first` to before its `stop` stand, as its chunk.
 
@@ -99,6 +91,7 @@ class PassPosition:
             step=self.step[:, :end],
             step_starts=tuple(s for s in self.step_starts if begin <= s.position < end),
             reasoning_from=min(max(self.reasoning_from, begin), end),
+            recent=None,
             _groups={},
         )
 
@@ -120,26 +113,13 @@ class PassPosition:
         """
         at = (keys, window, bridge, device or self.segment.device)
         if at not in self._groups:
-            split = self._split(keys, window, bridge)
-            self._groups[at] = Groups(*(part.to(at[-1]) for part in split))
+            found = None
+            if self.recent is not None and (window is None or keys <= window):
+                found = self.recent.of(self, keys, bridge)
+            if found is None:
+                found = split_keys(self.segment, self.step, self.start, keys, window, bridge)
+            self._groups[at] = found.to(at[-1])
         return self._groups[at]
-
-    def _split(self, keys: int, window: int | None, bridge: BridgeKeys) -> Groups:
-        total = self.segment.shape[1]
-        own = self.query_segment[..., None]
-        own = torch.where(own >= THINKING, own, _NOWHERE)
-        of_key = self.segment[:, None, total - keys :]
-        on_bridge, on_current = of_key == own - 1, of_key == own
-        if bridge == "question":
-            on_bridge = on_bridge & (self.step[:, None, total - keys :] != FRAME)
-        if own.shape[1] > 1 or (window is not None and keys > window):  # else all keys are visible
-            position = torch.arange(total, device=self.segment.device)
-            query, key = position[self.start :, None], position[None, total - keys :]
-            visible = key <= query
-            if window is not None:
-                visible = visible & (key > query - window)
-            on_bridge, on_current = on_bridge & visible, on_current & visible
-        return Groups(on_bridge, on_current, on_bridge.sum(-1).float(), on_current.sum(-1).float())
 
 
 class Follower(ABC):

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from stepflow_tl.errors import ModelError, NonFiniteError, TrackingError
 from stepflow_tl.interventions.position import Follower, PassPosition
-from stepflow_tl.interventions.tracker import reasoning_from
 from stepflow_tl.models.base import ModelView
 from stepflow_tl.models.precision import widened
 from stepflow_tl.models.sites import Hook, hook_name
@@ -104,21 +103,22 @@ class Replay(Follower):
 
     def move(self, start: int, stop: int) -> None:
         """The next forward pass runs the positions from `start` to before `stop`."""
-        row, pads = self._row, self._row.pads
-        segments, steps = (labels[pads : pads + stop] for labels in (row.segments, row.steps))
+        row = self._row
+        segments, steps = row.segments[:stop], row.steps[:stop]
         self.forwards += 1
         self._position = PassPosition(
             start=start,
             segment=torch.tensor([segments], device=self._device),
             step=torch.tensor([steps], device=self._device),
             step_starts=tuple(
-                StepStart(0, at - pads, segment, (previous[0] - pads, previous[1] - pads))
+                StepStart(0, at, segment, previous)
                 for at, segment, previous in row.starts
-                if start <= at - pads < stop
+                if start <= at < stop
             ),
             open_steps=(last_step(segments, steps),),
-            reasoning_from=reasoning_from(segments, start),
+            reasoning_from=next((i for i in range(start, stop) if segments[i] >= THINKING), stop),
             rows=(row,),
+            pads=(0,),
         )
 
 
@@ -135,7 +135,7 @@ class RowAgain:
 
     Attributes:
         row: The row.
-        units: Unit directions [layer, d_model] of G at the position of each step start.
+        units: Unit directions [layer, d_model] of G at the position of each step start in its row.
     """
 
     def __init__(
@@ -183,8 +183,8 @@ class RowAgain:
         try:
             with torch.inference_mode(False), torch.no_grad():
                 for at, (start, stop) in due:
-                    forwards += self._skip_to(tokens, start - self.row.pads)
-                    self._closed.append(self._close(tokens, stop - self.row.pads))
+                    forwards += self._skip_to(tokens, start)
+                    self._closed.append(self._close(tokens, stop))
                     forwards += 1
                     self.units[at] = _units(moving_average(self._closed), start)
         except BaseException:
@@ -235,7 +235,7 @@ class RowAgain:
                 if index == 0:
                     stream = stream.detach()
                 for start in self._replay.position.step_starts:
-                    unit = self.units.get(start.position + self.row.pads)
+                    unit = self.units.get(start.position)
                     if unit is not None:
                         at = start.position - self._replay.position.start
                         added = self._inject(stream[:, at], unit[index][None])

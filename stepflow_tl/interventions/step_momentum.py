@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, get_args
 
@@ -10,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stepflow_tl.errors import SettingError
-from stepflow_tl.interventions.base import Edited, Intervention
+from stepflow_tl.interventions.base import Edited, Facts, Intervention
 from stepflow_tl.interventions.position import EditPosition
 from stepflow_tl.models.layers import LayerSpec
 from stepflow_tl.models.sites import Site
@@ -82,66 +84,100 @@ class StepMomentum(Intervention):
         """Whether a step start receives momentum."""
         return self.boundaries == "all" or start.segment == THINKING
 
+    def prepare(self, at: EditPosition) -> Facts:
+        """Make room for the values of this pass; forget those that no coming step start needs."""
+        passes: _RecentValues = at.memory.setdefault("passes", _RecentValues())
+        needed = {
+            row: self.gamma(span)[0] - pads
+            for row, pads, span in zip(at.rows, at.pads, at.open_steps, strict=True)
+            if span is not None
+        }
+        passes.begin(at, needed)
+        return {}
+
     def edit(self, z: Float[Tensor, "batch pos head d_head"], at: EditPosition) -> Edited:
         """The heads' outputs, with momentum where a step starts."""
-        values: _RecentValues = at.memory.setdefault(at.layer, _RecentValues())
-        values.read(at)
+        passes: _RecentValues = at.memory["passes"]
+        passes.read(at.layer, at.seen["v"])
         due = [start for start in at.step_starts if self.is_due(start)]
-        result: Edited = None, {}
-        if due:
-            rows, queries = at.indices(due, z.device)
-            spans = [(at.rows[start.row], self.gamma(start.previous)) for start in due]
-            momentum = torch.stack([values.mean(row, span) for row, span in spans]).to(z.device)
-            groups = z.shape[2] // momentum.shape[1]
-            added = self.alpha * momentum.repeat_interleave(groups, dim=1)
-            into = at.view.heads_to_residual(at.layer, added).float().norm(dim=-1)
-            stream = at.seen["resid_pre"].to(z.device)[rows, queries].float().norm(dim=-1)
-            result = (
-                z.index_put((rows, queries), added.to(z.dtype), accumulate=True),
-                {
-                    "injections": len(due),
-                    "injection_norm": (into / stream.clamp_min(1e-12)).sum().detach(),
-                },
-            )
-        open_steps = [span for span in at.open_steps if span is not None]
-        values.forget_before(
-            min((self.gamma(span)[0] for span in open_steps), default=at.segment.shape[1])
-        )
-        return result
+        if not due:
+            return None, {}
+        rows, queries = at.indices(due, z.device)
+        spans = [
+            (at.rows[start.row], self.gamma(start.previous), at.pads[start.row]) for start in due
+        ]
+        means = [
+            passes.mean(at.layer, row, (first - pads, stop - pads))
+            for row, (first, stop), pads in spans
+        ]
+        momentum = torch.stack(means).to(z.device)
+        groups = z.shape[2] // momentum.shape[1]
+        added = self.alpha * momentum.repeat_interleave(groups, dim=1)
+        into = at.view.heads_to_residual(at.layer, added).float().norm(dim=-1)
+        stream = at.seen["resid_pre"].to(z.device)[rows, queries].float().norm(dim=-1)
+        return z.index_put((rows, queries), added.to(z.dtype), accumulate=True), {
+            "injections": at.count(start.row for start in due),
+            "injection_norm": (into / stream.clamp_min(1e-12)).sum().detach(),
+        }
 
 
-class _Chunk(NamedTuple):
-    """Values of one pass, from position `start` on."""
+class _Pass(NamedTuple):
+    """Values of one forward pass.
 
-    start: int
+    Attributes:
+        rows: Its rows.
+        starts: Position of its first column in each of them; below 0 where that is padding.
+        size: Number of columns.
+        values: Those of each layer, [batch, pos, kv_head, d_head].
+    """
+
     rows: tuple[Row, ...]
-    values: Float[Tensor, "batch pos kv_head d_head"]
+    starts: list[int]
+    size: int
+    values: dict[int, Tensor]
 
 
 class _RecentValues:
-    """Value vectors of the newest positions, pass by pass: what a coming step start may need."""
+    """Value vectors of the newest positions, pass by pass: what a coming step start may need.
+
+    Positions are a row's own, since its padding changes where rows leave and join.
+    """
 
     def __init__(self) -> None:
-        self._chunks: list[_Chunk] = []
+        self._passes: deque[_Pass] = deque()
+        self._needed: dict[Row, int] = {}
 
-    def read(self, at: EditPosition) -> None:
-        """Take over what the present pass shows."""
-        if at.start == 0:
-            self._chunks.clear()
-        self._chunks.append(_Chunk(at.start, at.rows, at.seen["v"]))
+    def begin(self, at: EditPosition, needed: Mapping[Row, int]) -> None:
+        """A pass begins, after which values are needed from these positions on."""
+        if at.start == 0:  # its rows are run anew
+            again = [old for old in self._passes if set(old.rows) <= set(at.rows)]
+            self._passes = deque(old for old in self._passes if old not in again)
+        while self._passes and not self._is_needed(self._passes[0]):
+            self._passes.popleft()
+        others = {row: first for row, first in self._needed.items() if not row.finished}
+        self._needed = {**others, **needed}
+        starts = [at.start - pads for pads in at.pads]
+        self._passes.append(_Pass(at.rows, starts, at.segment.shape[1] - at.start, {}))
 
-    def mean(self, row: Row, span: tuple[int, int]) -> Float[Tensor, "kv_head d_head"]:
-        """Mean value of a row over a span of positions, in float32."""
-        start, stop = span
-        parts = [
-            chunk.values[chunk.rows.index(row), max(0, start - chunk.start) : stop - chunk.start]
-            for chunk in self._chunks
-            if row in chunk.rows
-            and chunk.start < stop
-            and start < chunk.start + chunk.values.shape[1]
-        ]
+    def read(self, layer: int, values: Float[Tensor, "batch pos kv_head d_head"]) -> None:
+        """Take over what the present pass shows at a layer."""
+        self._passes[-1].values[layer] = values
+
+    def mean(self, layer: int, row: Row, span: tuple[int, int]) -> Float[Tensor, "kv_head d_head"]:
+        """Mean value of a row over a span of its own positions, in float32."""
+        first, stop = span
+        parts = []
+        for one in self._passes:
+            if row in one.rows:
+                number = one.rows.index(row)
+                begin = one.starts[number]
+                if begin < stop and first < begin + one.size:
+                    parts.append(one.values[layer][number, max(0, first - begin) : stop - begin])
         return torch.cat(parts).float().mean(0)
 
-    def forget_before(self, position: int) -> None:
-        """Drop passes that lie before the given position."""
-        self._chunks = [c for c in self._chunks if c.start + c.values.shape[1] > position]
+    def _is_needed(self, old: _Pass) -> bool:
+        """Whether a row that goes on may need a pass's values."""
+        return any(
+            row in self._needed and start + old.size > self._needed[row] and not row.finished
+            for row, start in zip(old.rows, old.starts, strict=True)
+        )

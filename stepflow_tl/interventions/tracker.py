@@ -12,7 +12,7 @@ Positions count padding: position p is column p of the left-padded batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
@@ -22,13 +22,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from stepflow_tl.errors import TrackingError
+from stepflow_tl.interventions.groups import RecentGroups
 from stepflow_tl.interventions.position import Follower, PassPosition
-from stepflow_tl.models.base import Arrival, ModelView
+from stepflow_tl.models.base import ARRIVAL, Arrival, ModelView
 from stepflow_tl.models.sites import Hook, hook_name
 from stepflow_tl.traces.formats import Format, named_format
 from stepflow_tl.traces.reader import TraceReader
 from stepflow_tl.traces.rows import (
-    THINKING,
     LabelBuffer,
     Row,
     Rows,
@@ -55,6 +55,7 @@ class Tracker(Follower):
             first opening delimiter in the text, or the end of what the chat template rendered,
             where the model goes on from there token by token.
         tokenizer: In place of the model's own.
+        report: What to say of a row when it is finished; None for nothing.
     """
 
     def __init__(
@@ -65,8 +66,11 @@ class Tracker(Follower):
         format: str | Format = "auto",
         prompt_length: int | None = None,
         tokenizer: Any | None = None,
+        report: Callable[[Row], Mapping[str, float]] | None = None,
     ) -> None:
         self.forwards = 0
+        self._report = report
+        self._reported: tuple[Row, ...] = ()
         self._view = view
         self._trace = trace
         self._prompt_length = prompt_length
@@ -79,17 +83,18 @@ class Tracker(Follower):
             self._end_ids = end_token_ids(view, tokenizer)
         self._pending: Int[Tensor, "batch new"] | None = None
         self._position: PassPosition | None = None
+        self._recent = RecentGroups()
         self._rows = Rows([])
         self._labels: LabelBuffer
         self._written = (0, 0)  # revision of the rows that the labels are of, and their columns
         self._guarded: WeakSet[Any] = WeakSet()  # whoever decodes holds the caches, and lets go
 
     def hooks(self) -> list[Hook]:
-        """Forward hooks that any run needs, before those of edits."""
-        at_first_layer = self._view.arrival_hook(self._on_arrival)
+        """Hooks that any run needs, before those of edits, for `ModelView.hooks`."""
+        arrival: Hook = (ARRIVAL, self._on_arrival)
         if self._trace is None:
-            return [at_first_layer]
-        return [(hook_name("embed"), self._on_embed), at_first_layer]
+            return [arrival]
+        return [(hook_name("embed"), self._on_embed), arrival]
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -120,7 +125,7 @@ class Tracker(Follower):
         return tuple(self._rows)
 
     def _on_tokens(self, tokens: Int[Tensor, "batch new"]) -> None:
-        self._pending, self._position = tokens.detach(), None
+        self._pending, self._position = tokens, None
 
     def _on_embed(self, embedded: Tensor, hook: Any) -> None:
         shape = embedded.shape[:2]
@@ -131,13 +136,19 @@ class Tracker(Follower):
         if tokens is None:
             return
         self._guard(at.cache)
-        self._advance(tokens, self._start_of(at), at.device)
+        known = self._known()
+        if isinstance(known, Rows) and known.runs(tokens):
+            self._take(known, at.device)
+            self._stand(known.width - at.queries, known.width)
+            return
+        self._advance(tokens, self._start_of(at, known), at.device)
 
-    def _start_of(self, at: Arrival) -> int:
+    def _start_of(self, at: Arrival, rows: Rows | Trace | None) -> int:
         """Position of a pass's first query."""
         if at.past is not None:
             start, said = at.past, f"the cache holds {at.past} tokens"
-            fits = start in (0, self._seen)
+            known = isinstance(rows, Rows) and start + at.queries == rows.width
+            fits = known or start in (0, self._seen)
         else:
             start = 0 if at.keys == at.queries else self._seen
             said = f"layer 0 attends to {at.keys} keys from {at.queries} new tokens"
@@ -197,12 +208,10 @@ class Tracker(Follower):
         return {start + queries, min(start, self._window - 1) + queries}
 
     def _advance(self, tokens: Int[Tensor, "batch new"], start: int, device: torch.device) -> None:
-        stop = start + tokens.shape[1]
         ids = tokens.tolist() if self._trace is None else self._own_tokens(tokens, start)
         known = self._known()
         if isinstance(known, Rows):
-            if start == 0 or known is not self._rows:
-                self._take(known, len(ids), device)
+            self._take(known, device)
             known.follow(ids, start)
         elif start == 0:
             self._begin(ids, device)
@@ -210,9 +219,20 @@ class Tracker(Follower):
             if len(ids[0]) == 1:
                 self._end_prompts()
             self._rows.push(ids)
+        self._stand(start, start + tokens.shape[1])
+
+    def _stand(self, start: int, stop: int) -> None:
+        """Say where the pass over these columns stands."""
         revision, written = self._written
+        if revision != self._rows.revision:
+            self._recent.forget()
         first = min(written, start) if revision == self._rows.revision else 0
-        self._labels.write(tuple(self._rows), first, stop)
+        rows = self._rows.all
+        if rows is not self._reported and self._report is not None:
+            for row in rows:
+                row.reports[self] = self._report
+        self._reported = rows
+        self._labels.write(rows, first, stop)
         self._written = (self._rows.revision, stop)
         self._position = PassPosition(
             start=start,
@@ -220,12 +240,14 @@ class Tracker(Follower):
             step=self._labels.step,
             step_starts=tuple(
                 StepStart(number, *fact)
-                for number, row in enumerate(self._rows)
+                for number, row in enumerate(rows)
                 for fact in row.starts_in(start, stop)
             ),
-            open_steps=tuple(row.open_at(stop) for row in self._rows),
-            reasoning_from=min(reasoning_from(row.segments[:stop], start) for row in self._rows),
-            rows=tuple(self._rows),
+            open_steps=tuple(row.open_at(stop) for row in rows),
+            reasoning_from=min(row.reasons_from(start, stop) for row in rows),
+            rows=rows,
+            pads=tuple(row.pads for row in rows),
+            recent=self._recent,
         )
 
     def _own_tokens(self, tokens: Int[Tensor, "batch new"], start: int) -> list[list[int]]:
@@ -237,19 +259,23 @@ class Tracker(Follower):
 
     def _begin(self, ids: list[list[int]], device: torch.device) -> None:
         """Start new sequences, or go on with the same ones run again without a cache."""
-        held = [row.columns for row in self._rows]
-        seen = self._rows.width
-        if self._known() is None and held == [row[:seen] for row in ids]:
+        rows, seen = self._rows, self._rows.width
+        held = [row.token_ids == new[row.pads : seen] for row, new in zip(rows, ids, strict=False)]
+        if self._known() is None and len(rows) == len(ids) and all(held):
             self._rows.push([row[seen:] for row in ids])
             return
-        self._take(self._new_rows(len(ids)), len(ids), device)
+        for row in rows:  # they do not go on
+            row.finish()
+        self._take(self._new_rows(len(ids)), device)
         self._rows.push(ids)
 
-    def _take(self, rows: Rows, count: int, device: torch.device) -> None:
+    def _take(self, rows: Rows, device: torch.device) -> None:
         """Follow these rows from now on."""
-        self._rows = rows
-        self._labels = LabelBuffer(count, device)
-        self._written = (rows.revision, 0)
+        if rows is not self._rows or len(rows) != self._labels.rows:
+            self._rows = rows
+            self._recent.forget()
+            self._labels = LabelBuffer(len(rows), device)
+            self._written = (rows.revision, 0)
 
     def _end_prompts(self) -> None:
         """Of a prompt that the chat template rendered, a pass of one token ends the question."""
@@ -264,16 +290,10 @@ class Tracker(Follower):
     def _new_rows(self, count: int) -> Rows:
         known = self._known()
         if isinstance(known, Trace):
-            return Rows([Row(TraceLabels(known, self._end_ids), 0) for _ in range(count)])
+            return Rows([Row(TraceLabels(known, self._end_ids)) for _ in range(count)])
         length, pad_id = self._prompt_length, self._tokenizer.pad_token_id
         readers = [
             TraceReader(self._tokenizer, self._format, prompt_length=length, end_ids=self._end_ids)
             for _ in range(count)
         ]
-        return Rows([Row(reader, None, pad_id) for reader in readers])
-
-
-def reasoning_from(segments: Sequence[int], start: int) -> int:
-    """First position from `start` on in thinking or summary; their number for none."""
-    size = len(segments)
-    return next((i for i in range(start, size) if segments[i] >= THINKING), size)
+        return Rows([Row(reader, pad_id=pad_id) for reader in readers])

@@ -133,8 +133,8 @@ class UniformPriorBridge(Intervention):
         result = toward_uniform(pattern, rows, strength=self.strength)
         seen = rows[:, None].expand_as(result.before)
         return result.pattern, {
-            "rows_seen": seen.sum(),
-            "rows_changed": result.changed.sum(),
-            "entropy_before": (result.before * seen).sum().detach(),
-            "entropy_after": (result.after * seen).sum().detach(),
+            "rows_seen": seen,
+            "rows_changed": result.changed,
+            "entropy_before": result.before.detach() * seen,
+            "entropy_after": result.after.detach() * seen,
         }

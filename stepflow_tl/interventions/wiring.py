@@ -11,9 +11,9 @@ from torch import Tensor
 
 from stepflow_tl.errors import WrongTypeError
 from stepflow_tl.interventions.base import Edited, Intervention
-from stepflow_tl.interventions.ledger import Ledger
+from stepflow_tl.interventions.ledger import Later, Ledger
 from stepflow_tl.interventions.position import EditPosition, Follower, PassPosition
-from stepflow_tl.models.base import ModelView
+from stepflow_tl.models.base import ARRIVAL, ModelView
 from stepflow_tl.models.layers import resolve_layers
 from stepflow_tl.models.sites import Hook, Site, hook_name
 
@@ -47,7 +47,7 @@ class Wired:
         hooks = [hook for layer in self.layers for hook in self._layer_hooks(layer)]
         if type(self.item).prepare is Intervention.prepare:
             return hooks
-        return [self.view.arrival_hook(lambda arrival: self._prepare()), *hooks]
+        return [(ARRIVAL, lambda arrival: self._prepare()), *hooks]
 
     def _layer_hooks(self, layer: int) -> list[Hook]:
         seen: dict[Site, Tensor] = {}
@@ -65,7 +65,7 @@ class Wired:
                 x, self.item.edit(x, self._at(position, layer, window, seen))
             )
             if facts:
-                self.ledger.add(self.name, layer, **facts)
+                self.ledger.write(self.name, layer, facts, position.rows)
             return new
 
         reading = [(hook_name(site, layer), partial(see, site)) for site in self.item.reads]
@@ -79,7 +79,7 @@ class Wired:
         """
         new, facts = edited if isinstance(edited, tuple) and len(edited) == 2 else (edited, None)
         fits = new is None or (isinstance(new, Tensor) and new.shape == x.shape)
-        if not (fits and isinstance(facts, Mapping)):
+        if not (fits and isinstance(facts, (Later, Mapping))):
             raise WrongTypeError(
                 f"expected {self.name}.edit to give a tensor of shape {list(x.shape)} or None, and "
                 f"facts for the ledger such as {{'rows_changed': 1}}, got {_shown(edited)}"
@@ -89,23 +89,26 @@ class Wired:
     def _prepare(self) -> None:
         first = self.layers[0]
         window = self.view.attention_window(first)
-        facts = self.item.prepare(self._at(self.follower.position, first, window, {}))
+        position = self.follower.position
+        facts = self.item.prepare(self._at(position, first, window, {}))
         if facts:
-            self.ledger.add(self.name, first, **facts)
+            self.ledger.write(self.name, first, facts, position.rows)
 
     def _at(
         self, position: PassPosition, layer: int, window: int | None, seen: dict[Site, Tensor]
     ) -> EditPosition:
-        return EditPosition(
-            **vars(position),
+        at = object.__new__(EditPosition)  # its `__init__` sets each field by itself, every token
+        vars(at).update(
+            vars(position),
             layer=layer,
             layers=self.layers,
             window=window,
-            view=self.view,
+            view=self.view.running,
             seen=seen,
             memory=self.memory,
             others=self.others,
         )
+        return at
 
 
 def _shown(edited: object) -> str:
@@ -130,6 +133,8 @@ def hooks_of(
         layers = resolve_layers(item.layers, view.n_layers)
         for layer in layers:
             ledger.open(name, layer, item.columns)
+        for column in {item.fired, "extra_tokens"}.intersection(item.columns):
+            ledger.keep_rows(name, column)
         if not item.is_neutral:
             rest = [other for i, other in enumerate(interventions) if i != number]
             others = partial(hooks_of, rest, view, ledger=Ledger())

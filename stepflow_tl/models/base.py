@@ -14,7 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stepflow_tl.errors import ModelError
+from stepflow_tl.models.foreign_hooks import own_hooks
 from stepflow_tl.models.precision import DTYPES
+from stepflow_tl.models.running_batch import FixedBatch, RunningBatch
 from stepflow_tl.models.sites import Hook, Site
 from stepflow_tl.models.weights import weights_in_order
 from stepflow_tl.reasoner import WEIGHTS
@@ -53,6 +55,9 @@ class Arrival(NamedTuple):
 
 FirstQuery = Callable[[], int | None]
 """Of a pass, the first query whose pattern hook functions want to see; None for none of them."""
+
+ARRIVAL = "arrival"
+"""In place of a hook point's name: the function is told each `Arrival`, before hooks there."""
 
 
 class ModelView(ABC):
@@ -236,6 +241,38 @@ class ModelView(ABC):
         result: Tensor = projection(flat) - projection(torch.zeros_like(flat))
         return result
 
+    @property
+    def running(self) -> ModelView:
+        """The view of what runs at present: itself, or the decoder inside while that is bare."""
+        return self
+
+    @contextmanager
+    def for_decoding(self, probe: Int[Tensor, "1 pos"]) -> Iterator[ModelView]:
+        """Inside, the view to decode with: the quickest that gives this model's logits.
+
+        Whatever `hooks` and `watch_tokens` of this view have put on the model acts there, too.
+
+        Args:
+            probe: Some tokens, on which logits are compared where there is a choice.
+        """
+        yield self
+
+    @property
+    def rows_may_move(self) -> bool:
+        """Whether rows of a batch may leave, and others join, while it is decoded."""
+        return False
+
+    def new_batch(self, pads: Sequence[int], stops: Sequence[int], rows: int) -> RunningBatch:
+        """A batch that is about to be decoded.
+
+        Args:
+            pads: Number of padding tokens of each row.
+            stops: For each row, the column after its last possible one.
+            rows: Number of rows that there may be, where `rows_may_move`; 0 for rows that keep
+                their places.
+        """
+        return FixedBatch(self, pads, stops, self.device)
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """No parameter takes a gradient inside; afterwards each is as it was."""
@@ -267,7 +304,7 @@ class ModelView(ABC):
         """Inside, the model runs these hook functions, after those that live on it already.
 
         Args:
-            hooks: Pairs of a hook's name and its function.
+            hooks: Pairs of a hook's name, or `ARRIVAL`, and its function.
             first_query: Where patterns are computed on demand, the queries from which they are.
 
         Raises:
@@ -290,10 +327,6 @@ class ModelView(ABC):
         Hooks on other modules than TransformerLens's hook points and the embedding are not seen.
         """
 
-    @abstractmethod
-    def arrival_hook(self, see: Callable[[Arrival], None]) -> Hook:
-        """A hook, to be put before others, that tells each forward pass at the first layer."""
-
     @contextmanager
     def watch_tokens(self, see: Callable[[Int[Tensor, "batch new"]], None]) -> Iterator[None]:
         """Inside, token ids are seen on their way into the embedding."""
@@ -301,7 +334,8 @@ class ModelView(ABC):
             lambda _, args, kwargs: see((args or tuple(kwargs.values()))[0]), with_kwargs=True
         )
         try:
-            yield
+            with own_hooks([handle.id]):
+                yield
         finally:
             handle.remove()
 

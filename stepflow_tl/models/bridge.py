@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from stepflow_tl.errors import ModelError
+from stepflow_tl.models.base import FirstQuery, ModelView
 from stepflow_tl.models.context import context_length_of
-from stepflow_tl.models.decoder import attention_window_of, text_config
+from stepflow_tl.models.decoder import attention_window_of, default_attention, text_config
+from stepflow_tl.models.foreign_hooks import foreign_hooks, without_recorders
 from stepflow_tl.models.hooked import HookPointsView
 from stepflow_tl.models.huggingface import HuggingFaceView
-from stepflow_tl.models.sites import Site
+from stepflow_tl.models.sites import Hook, Site
+
+logger = logging.getLogger(__name__)
+
+_Watcher = Callable[[Int[Tensor, "batch new"]], None]
+
+
+@dataclass
+class _Known:
+    """What is remembered of one bridge.
+
+    Attributes:
+        blocks: Hook functions that its views have put on it, and from which query they are wanted.
+        watchers: Those who see its tokens.
+        bare: The decoder inside, while it runs without bridges.
+        agrees: Whether it gives the bridge's logits, and for which state of the weights.
+    """
+
+    blocks: list[tuple[Sequence[Hook], FirstQuery]] = field(default_factory=list)
+    watchers: list[_Watcher] = field(default_factory=list)
+    bare: HuggingFaceView | None = None
+    agrees: tuple[int, bool] | None = None
+
+
+_known: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
 
 
 class BridgeView(HookPointsView):
@@ -65,13 +96,108 @@ class BridgeView(HookPointsView):
         place afterwards.
         """
         swapped = list(_bridges(self.decoder))
+        known, plain = self._known, HuggingFaceView(self.decoder)
+        before, known.bare = known.bare, plain
         try:
             for parent, name, bridge in swapped:
                 parent._modules[name] = _without_bridge(bridge)
-            yield HuggingFaceView(self.decoder)
+            yield plain
         finally:
+            known.bare = before
             for parent, name, bridge in swapped:
                 parent._modules[name] = bridge
+
+    @property
+    def running(self) -> ModelView:
+        """The view of what runs at present: itself, or the decoder inside while that is bare."""
+        return self._known.bare or self
+
+    @contextmanager
+    def for_decoding(self, probe: Int[Tensor, "1 pos"]) -> Iterator[ModelView]:
+        """Inside, the plain decoder, where it gives this bridge's logits and nobody else looks on.
+
+        Hook functions of this package act inside the decoder's attention, which is the one that
+        transformers chooses by itself. The bridge's own forward pass is left to a user's hooks,
+        to processed weights (compatibility mode), and to what the decoder cannot serve; a debug
+        log says so. Logits of both are compared once for each state of the weights.
+
+        Args:
+            probe: Some tokens, on which logits are compared.
+        """
+        reason = self._why_not_bare(probe)
+        if reason is not None:
+            logger.debug("decoding %s through its bridge: %s", self.name, reason)
+            yield self
+            return
+        known = self._known
+        with self.bare() as plain, default_attention(plain.model), ExitStack() as stack:
+            plain.known_alone = True
+            stack.enter_context(without_recorders(plain.model))
+            for see in known.watchers:
+                stack.enter_context(plain.watch_tokens(see))
+            for hooks, first_query in known.blocks:
+                stack.enter_context(plain.hooks(hooks, first_query))
+            yield plain
+
+    @contextmanager
+    def hooks(self, hooks: Sequence[Hook], first_query: FirstQuery = lambda: 0) -> Iterator[None]:
+        """Inside, the model runs these hook functions, after those that live on it already."""
+        block = (list(hooks), first_query)
+        with super().hooks(hooks, first_query):
+            self._known.blocks.append(block)
+            try:
+                yield
+            finally:
+                self._known.blocks.remove(block)
+
+    @contextmanager
+    def watch_tokens(self, see: _Watcher) -> Iterator[None]:
+        """Inside, token ids are seen on their way into the embedding."""
+        with super().watch_tokens(see):
+            self._known.watchers.append(see)
+            try:
+                yield
+            finally:
+                self._known.watchers.remove(see)
+
+    @property
+    def _known(self) -> _Known:
+        return _known.setdefault(self.model, _Known())
+
+    def _why_not_bare(self, probe: Int[Tensor, "1 pos"]) -> str | None:
+        """Why the decoder inside may not stand for the bridge; None where it may."""
+        model = self.model
+        if model.training or self.decoder.training:
+            return "it is in training mode"
+        if any(
+            getattr(model, name, False) for name in ("compatibility_mode", "_weights_processed")
+        ):
+            return "its weights are processed (compatibility mode)"
+        others = foreign_hooks(model, self.decoder)
+        if others:
+            return f"hooks at {others[0]} and {len(others) - 1} others would not be reached"
+        if self._known.blocks:
+            try:
+                with self.bare() as plain, default_attention(plain.model), ExitStack() as stack:
+                    for hooks, first_query in self._known.blocks:
+                        stack.enter_context(plain.hooks(hooks, first_query))
+            except ModelError as error:
+                return str(error)
+        return None if self._agrees(probe) else "the decoder inside gives other logits"
+
+    def _agrees(self, probe: Int[Tensor, "1 pos"]) -> bool:
+        """Whether the decoder inside gives the bridge's logits; remembered until weights change."""
+        state = sum(p._version for p in self.model.parameters() if not p.is_inference())
+        agrees = self._known.agrees
+        if agrees is None or agrees[0] != state:
+            with torch.no_grad(), self.only_hooks([]):
+                expected = self.logits(probe)
+                with self.bare() as plain, default_attention(plain.model):
+                    found = plain.logits(probe)
+            allowed = _rounding(expected)
+            close = torch.allclose(found, expected, rtol=0.0, atol=allowed, equal_nan=True)
+            agrees = self._known.agrees = (state, close)
+        return agrees[1]
 
     def score_scale(self, layer: int) -> float:
         """Factor between q . k and the attention scores of a layer."""
@@ -102,6 +228,13 @@ class BridgeView(HookPointsView):
     def _output_projection(self, layer: int) -> Any:
         output = self._attention(layer).o
         return getattr(output, "original_component", output)
+
+
+def _rounding(logits: Tensor) -> float:
+    """By how much logits may differ that are computed in another order."""
+    steps = 8 if logits.dtype in (torch.float16, torch.bfloat16) else 64
+    largest = float(logits.nan_to_num().abs().max())
+    return max(1e-4, steps * torch.finfo(logits.dtype).eps * largest)
 
 
 def _is_bridge(module: nn.Module) -> bool:

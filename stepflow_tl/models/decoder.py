@@ -94,6 +94,29 @@ def attention_function(
         AttentionMaskInterface._global_mapping.pop(name, None)
 
 
+@contextmanager
+def default_attention(decoder: Any) -> Iterator[None]:
+    """Inside, a Hugging Face model has the attention that transformers chooses where nobody does.
+
+    TransformerLens loads models with "eager", whose patterns its hooks show.
+    """
+    config = text_config(decoder)
+    before = config._attn_implementation
+    try:
+        config._attn_implementation = _default_implementation(decoder, before)
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def _default_implementation(decoder: Any, own: str) -> str:
+    config, choose = text_config(decoder), getattr(decoder, "get_correct_attn_implementation", None)
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    if choose is None or capped or own != "eager":  # "sdpa" knows no cap; another was asked for
+        return own
+    return str(choose(None))
+
+
 def has_attention_function(decoder: Any) -> bool:
     """Whether an `attention_function` of ours is at work in a Hugging Face model."""
     return str(text_config(decoder)._attn_implementation).startswith(_PREFIX)

@@ -19,7 +19,6 @@ hook                 shape                         note
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -30,7 +29,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from stepflow_tl.errors import ModelError
-from stepflow_tl.models.base import Arrival, FirstQuery
+from stepflow_tl.models.base import ARRIVAL, Arrival, FirstQuery
 from stepflow_tl.models.decoder import (
     AttentionFunction,
     attention_function,
@@ -39,12 +38,13 @@ from stepflow_tl.models.decoder import (
     has_attention_function,
     text_config,
 )
+from stepflow_tl.models.foreign_hooks import own_hooks
 from stepflow_tl.models.sites import Hook, Site, hook_name
 
 DECODER_SITES: tuple[Site, ...] = ("resid_pre", "v", "pattern", "z", "resid_post")
 
-_ARRIVAL = "arrival"  # name of a hook that sees forward passes
 _IMPLEMENTATIONS = ("sdpa", "eager")
+_NONE: list[Any] = []
 _TILE = 64  # queries whose patterns are held at a time
 
 Functions = Sequence[Callable[..., Tensor | None]]
@@ -69,17 +69,17 @@ class _HookSet:
         layers = range(len(decoder_layers(decoder)))
         known = {hook_name(s, layer): (layer, s) for s in DECODER_SITES for layer in layers}
         self.first_query = first_query
-        self.arrivals = [function for name, function in hooks if name == _ARRIVAL]
-        self.functions: dict[tuple[int, Site], list[Any]] = defaultdict(list)
+        self.arrivals = [function for name, function in hooks if name == ARRIVAL]
+        self.functions: dict[tuple[int, Site], list[Any]] = {}
         for name, function in hooks:
-            if name == _ARRIVAL:
+            if name == ARRIVAL:
                 continue
             if name not in known:
                 raise ModelError(
                     f"expected hooks at {', '.join(DECODER_SITES)} inside a plain Hugging Face "
                     f"model, got {name!r}: use a TransformerBridge (stepflow_tl.load_model)"
                 )
-            self.functions[known[name]].append(function)
+            self.functions.setdefault(known[name], []).append(function)
 
 
 class _Inside:
@@ -95,14 +95,15 @@ class _Inside:
         self._decoder = decoder
         self._original = _own_attention(decoder)
         self.seen = 0
+        self._sites: dict[tuple[int, Site], list[Any]] = {}
+        self._inside: set[int] = set()
         self._installed = ExitStack()
         self._reached: set[tuple[int, Site]] = set()  # where layers hand on their streams
 
     def install(self) -> None:
         layers = decoder_layers(self._decoder)
         stack = self._installed
-        before = layers[0].register_forward_pre_hook(self._arrive, with_kwargs=True)
-        stack.callback(before.remove)
+        self._own(layers[0].register_forward_pre_hook(self._arrive, with_kwargs=True))
         masks_of = text_config(self._decoder)._attn_implementation
         stack.enter_context(attention_function(self._decoder, self, masks_of=masks_of))
 
@@ -118,16 +119,30 @@ class _Inside:
                 hook = layers[layer].register_forward_hook(self._after(layer))
             else:
                 continue
-            self._installed.callback(hook.remove)
+            self._own(hook)
             self._reached.add((layer, site))
-        self.sets.append(held)
+        self.use([*self.sets, held])
+
+    def use(self, sets: list[_HookSet]) -> None:
+        """Have these blocks at work and no others."""
+        self.sets, self._sites, self._inside = sets, {}, set()
+        for held in sets:
+            for at, functions in held.functions.items():
+                self._sites.setdefault(at, []).extend(functions)
+                if not at[1].startswith("resid"):  # whatever passes through attention
+                    self._inside.add(at[0])
 
     def remove(self) -> None:
         self._installed.close()
 
+    def _own(self, handle: Any) -> None:
+        """Remove this hook of torch's at the end, and know it until then."""
+        self._installed.callback(handle.remove)
+        self._installed.enter_context(own_hooks([handle.id]))
+
     def functions(self, layer: int, site: Site) -> list[Any]:
         """The hook functions of a layer's site, of all blocks."""
-        return [f for held in self.sets for f in held.functions.get((layer, site), ())]
+        return self._sites.get((layer, site), _NONE)
 
     def __call__(
         self,
@@ -139,27 +154,38 @@ class _Inside:
         **options: Any,
     ) -> tuple[Float[Tensor, "batch query head d_head"], Tensor | None]:
         """Attend as the model does, through the hook functions of the layer."""
-        layer, queries = getattr(module, "layer_idx", -1), query.shape[2]
+        layer = getattr(module, "layer_idx", -1)
+        if layer not in self._inside:
+            return self._original(module, query, key, value, mask, **options)
+        queries = query.shape[2]
         filled = min(key.shape[2], self.seen)  # a static cache has room for more
         values = self.functions(layer, "v")
         if values:  # a copy: a cache may be written to in place
             new = value[:, :, filled - queries : filled].transpose(1, 2).clone()
             _through(values, new, InsideHook(hook_name("v", layer), range(queries)))
-        first = self._first_query(layer)
-        if first is not None and first < queries:
+        pattern = self.functions(layer, "pattern")
+        first = self._first_query(layer) if pattern else None
+        if first is not None and queries == 1:
+            key, value = key[:, :, :filled], value[:, :, :filled]
+            at = InsideHook(hook_name("pattern", layer), range(1))
+            seen = None if mask is None else mask[:, :, :, :filled]
+            z = attend_through(pattern, query, key, value, seen, hook=at, **options)
+        elif first is not None and first < queries:
             key, value = key[:, :, :filled], value[:, :, :filled]
             z = torch.cat(
                 list(self._parts(layer, first, module, query, key, value, mask, **options)), dim=1
             )
         else:
             z = self._original(module, query, key, value, mask, **options)[0]
-        at = InsideHook(hook_name("z", layer), range(queries))
-        return _through(self.functions(layer, "z"), z, at), None
+        changing = self.functions(layer, "z")
+        if changing:
+            z = _through(changing, z, InsideHook(hook_name("z", layer), range(queries)))
+        return z, None
 
     def _first_query(self, layer: int) -> int | None:
         """The first query whose pattern some function of a layer wants; None for none."""
         at: tuple[int, Site] = (layer, "pattern")
-        wanted = (held.first_query() for held in self.sets if held.functions.get(at))
+        wanted = (held.first_query() for held in self.sets if at in held.functions)
         return min((query for query in wanted if query is not None), default=None)
 
     def _parts(
@@ -191,7 +217,8 @@ class _Inside:
 
     def _arrive(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         stream: Tensor = args[0] if args else kwargs["hidden_states"]
-        cache = kwargs.get("past_key_values")
+        given = (*args, *kwargs.values())
+        cache = next((value for value in given if hasattr(value, "get_seq_length")), None)
         past = 0 if cache is None else int(cache.get_seq_length())
         batch, queries = stream.shape[:2]
         self.seen = past + queries
@@ -251,7 +278,7 @@ def hooks_inside(decoder: Any, hooks: Sequence[Hook], first_query: FirstQuery) -
     try:
         yield
     finally:
-        fresh.sets.remove(held)
+        fresh.use([other for other in fresh.sets if other is not held])
         if not fresh.sets:
             del _at_work[decoder]
             fresh.remove()
@@ -266,13 +293,14 @@ def only_hooks_inside(decoder: Any, hooks: Sequence[Hook]) -> Iterator[None]:
     try:
         embedding._forward_pre_hooks = type(watchers)()
         if inside is not None:
-            inside.sets = [_HookSet(decoder, [], lambda: None)]  # so that it stays installed
+            inside.use([_HookSet(decoder, [], lambda: None)])  # so that it stays installed
         with hooks_inside(decoder, hooks, lambda: 0):
             yield
     finally:
         embedding._forward_pre_hooks = watchers
         if inside is not None:
-            inside.sets, inside.seen = outer
+            inside.use(outer[0])
+            inside.seen = outer[1]
 
 
 def hooks_at_work(decoder: Any) -> list[str]:
@@ -280,11 +308,6 @@ def hooks_at_work(decoder: Any) -> list[str]:
     inside = _at_work.get(decoder)
     sets = [] if inside is None else inside.sets
     return [hook_name(site, layer) for held in sets for layer, site in held.functions]
-
-
-def arrival_hook(see: Callable[[Arrival], None]) -> Hook:
-    """A hook that tells each forward pass that reaches the first layer, before all others there."""
-    return _ARRIVAL, see
 
 
 def attend_through(
@@ -316,10 +339,11 @@ def attend_through(
         dropout: Share of the pattern to drop.
     """
     batch, heads, queries, d_head = query.shape
-    grouped = query.reshape(batch, key.shape[1], -1, d_head)
+    grouped = (query * (d_head**-0.5 if scaling is None else scaling)).reshape(
+        batch, key.shape[1], -1, d_head
+    )
     exact = torch.promote_types(query.dtype, torch.float32)
-    scores = grouped @ key.transpose(2, 3) * (d_head**-0.5 if scaling is None else scaling)
-    scores = scores.view(batch, heads, queries, -1).to(exact)
+    scores = (grouped @ key.transpose(2, 3)).view(batch, heads, queries, -1).to(exact)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if mask is None and queries > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,10 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stepflow_tl.errors import ModelError
-from stepflow_tl.models.base import Arrival, FirstQuery, ModelView
+from stepflow_tl.models.base import ARRIVAL, Arrival, FirstQuery, ModelView
+from stepflow_tl.models.foreign_hooks import HOOK_DICTS, hook_numbers, own_hooks
 from stepflow_tl.models.sites import SITES, Hook, Site, hook_name
-
-_HOOK_DICTS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class HookPointsView(ModelView):
@@ -43,19 +42,21 @@ class HookPointsView(ModelView):
         logits: Tensor = self.model(tokens, return_type="logits")
         return logits
 
-    def hooks(
-        self, hooks: Sequence[Hook], first_query: FirstQuery = lambda: 0
-    ) -> AbstractContextManager[None]:
+    @contextmanager
+    def hooks(self, hooks: Sequence[Hook], first_query: FirstQuery = lambda: 0) -> Iterator[None]:
         """Inside, the model runs these hook functions, after those that live on it already."""
-        inside: AbstractContextManager[None] = self.model.hooks(fwd_hooks=list(hooks))
-        return inside
+        before = hook_numbers(self._points())
+        with (
+            self.model.hooks(fwd_hooks=at_hook_points(hooks)),
+            own_hooks(hook_numbers(self._points()) - before),
+        ):
+            yield
 
     @contextmanager
     def only_hooks(self, hooks: Sequence[Hook]) -> Iterator[None]:
         """Inside, the model runs these hook functions and no others, whatever lives on it."""
         model = self.model
-        points = {id(point): point for point in model.hook_dict.values()}.values()
-        aside = [(point, name, getattr(point, name)) for point in points for name in _HOOK_DICTS]
+        aside = [(p, name, getattr(p, name)) for p in self._points() for name in HOOK_DICTS]
         aside.append((model.embed, "_forward_pre_hooks", model.embed._forward_pre_hooks))
         for block in model.blocks:  # a bridge's outer pass may be told to stop early: not this one
             if getattr(block, "_stop_at_layer_idx", None) is not None:
@@ -63,7 +64,7 @@ class HookPointsView(ModelView):
         try:
             for module, name, held in aside:
                 setattr(module, name, type(held)() if name != "_stop_at_layer_idx" else None)
-            with model.hooks(fwd_hooks=list(hooks)):
+            with model.hooks(fwd_hooks=at_hook_points(hooks)):
                 yield
         finally:
             for module, name, held in aside:
@@ -72,21 +73,12 @@ class HookPointsView(ModelView):
     def hooks_on(self) -> list[str]:
         """Names of the hook points that carry hooks, and "embed" for a tracker."""
         names = {id(point): name for name, point in reversed(self.model.hook_dict.items())}
-        points = {id(point): point for point in self.model.hook_dict.values()}
         found = [
-            names[i]
-            for i, point in points.items()
-            if any(getattr(point, hooks) for hooks in _HOOK_DICTS)
+            names[id(point)]
+            for point in self._points()
+            if any(getattr(point, hooks) for hooks in HOOK_DICTS)
         ]
         return found + (["embed"] if self.model.embed._forward_pre_hooks else [])
-
-    def arrival_hook(self, see: Callable[[Arrival], None]) -> Hook:
-        """A hook on the first layer's pattern, which shows how many keys there are."""
-
-        def arrived(pattern: Float[Tensor, "batch head query key"], hook: Any) -> None:
-            see(Arrival(pattern.shape[0], pattern.shape[2], pattern.device, keys=pattern.shape[3]))
-
-        return hook_name("pattern", 0), arrived
 
     def no_queries_and_keys(self, layer: int) -> ModelError:
         """The error for a layer that does not show what its scores are made of."""
@@ -107,11 +99,30 @@ class HookPointsView(ModelView):
     def _has(self, layer: int, *sites: Site) -> bool:
         return all(hook_name(site, layer) in self.model.hook_dict for site in sites)
 
+    def _points(self) -> list[nn.Module]:
+        """The hook points, each once."""
+        return list({id(point): point for point in self.model.hook_dict.values()}.values())
+
     def _attention(self, layer: int) -> Any:
         return self.model.blocks[layer].attn
 
     def _given_name(self) -> str:
         return str(getattr(self.model.cfg, "model_name", "unknown"))
+
+
+def at_hook_points(hooks: Sequence[Hook]) -> list[Hook]:
+    """Hooks as TransformerLens takes them: an arrival is seen at the first layer's pattern."""
+
+    def arrival(see: Callable[..., Any]) -> Callable[..., None]:
+        def seen(pattern: Float[Tensor, "batch head query key"], hook: Any) -> None:
+            see(Arrival(pattern.shape[0], pattern.shape[2], pattern.device, keys=pattern.shape[3]))
+
+        return seen
+
+    return [
+        (hook_name("pattern", 0), arrival(function)) if name == ARRIVAL else (name, function)
+        for name, function in hooks
+    ]
 
 
 class HookedView(HookPointsView):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stepflow_tl.errors import ModelError
-from stepflow_tl.models.base import Arrival, FirstQuery, ModelView
+from stepflow_tl.models.base import FirstQuery, ModelView
 from stepflow_tl.models.context import context_length_of
 from stepflow_tl.models.decoder import (
     attention_module,
@@ -20,19 +20,25 @@ from stepflow_tl.models.decoder import (
 )
 from stepflow_tl.models.decoder_hooks import (
     DECODER_SITES,
-    arrival_hook,
     hooks_at_work,
     hooks_inside,
     only_hooks_inside,
 )
+from stepflow_tl.models.foreign_hooks import foreign_hooks
+from stepflow_tl.models.running_batch import MovingBatch, RunningBatch
 from stepflow_tl.models.sites import Hook
 
 _OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj")  # in transformers' decoders
 
 
 class HuggingFaceView(ModelView):
-    """A plain Hugging Face decoder, with hook functions inside its own attention."""
+    """A plain Hugging Face decoder, with hook functions inside its own attention.
 
+    Attributes:
+        known_alone: Whether it was seen before that no hook of somebody else's is on it.
+    """
+
+    known_alone = False
     sites = frozenset(DECODER_SITES)
 
     @property
@@ -87,6 +93,23 @@ class HuggingFaceView(ModelView):
         )
         return output.logits, output.past_key_values
 
+    @property
+    def rows_may_move(self) -> bool:
+        """Whether its cache is one of keys and values alone, and nobody else's hooks look on."""
+        from stepflow_tl.models.kv_cache import roomy_cache
+
+        looked_at = not self.known_alone and foreign_hooks(self.model)
+        return not looked_at and roomy_cache(self.model, 1) is not None
+
+    def new_batch(self, pads: Sequence[int], stops: Sequence[int], rows: int) -> RunningBatch:
+        """A batch that is about to be decoded, whose rows move if there are more to come."""
+        from stepflow_tl.models.kv_cache import roomy_cache
+
+        cache = roomy_cache(self.model, rows) if rows else None
+        if cache is None:
+            return super().new_batch(pads, stops, rows)
+        return MovingBatch(self.model, cache, pads, self.device)
+
     @contextmanager
     def bare(self) -> Iterator[HuggingFaceView]:
         """Itself."""
@@ -105,10 +128,6 @@ class HuggingFaceView(ModelView):
     def hooks_on(self) -> list[str]:
         """Names of the hook points at which functions are at work inside."""
         return hooks_at_work(self.model)
-
-    def arrival_hook(self, see: Callable[[Arrival], None]) -> Hook:
-        """A hook before the first layer, where the cache tells how many tokens came before."""
-        return arrival_hook(see)
 
     def _no_tokenizer(self) -> str:
         return (

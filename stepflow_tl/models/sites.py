@@ -22,6 +22,7 @@ hook                 shape                         note
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Literal, TypeAlias, get_args
 
 from torch import Tensor
@@ -49,6 +50,7 @@ Hook: TypeAlias = tuple[str, Callable[..., Tensor | None]]
 """A hook's name and its function ``f(tensor, hook)``, which may give another tensor back."""
 
 
+@cache
 def hook_name(site: Site, layer: int | None = None) -> str:
     """Name of a hook point; the same in `TransformerBridge` and `HookedTransformer`."""
     if layer is None:

@@ -49,7 +49,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Batch:
-    """Cells that decode together: one arm, one seed."""
+    """Cells of one arm and one seed: as many as decode at the same time."""
 
     arm: Arm
     seed: int
@@ -79,7 +79,7 @@ def batches_of(
     depends on the batch size, and texts may: cells of another batch size are other cells.
     """
     for arm in arms:
-        size = max(1, decoding.batch_size // arm.strategy.traces_per_answer)
+        size = cells_together(arm.strategy, decoding)
         content = _content(arm, decoding, identity, n_layers)
         if not exact:
             content["batch_size"] = decoding.batch_size
@@ -90,6 +90,11 @@ def batches_of(
             ]
             for first in range(0, len(cells), size):
                 yield Batch(arm, seed, tuple(cells[first : first + size]))
+
+
+def cells_together(strategy: Strategy, decoding: Decoding) -> int:
+    """Number of cells that decode at the same time, and that a store takes in at once."""
+    return max(1, decoding.batch_size // strategy.traces_per_answer)
 
 
 def strategy_spec(strategy: Strategy) -> dict[str, Any]:

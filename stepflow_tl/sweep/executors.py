@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby, islice
 from typing import Any, Protocol, runtime_checkable
 
 from stepflow_tl.decoding.settings import Decoding
@@ -19,12 +20,15 @@ from stepflow_tl.models.base import Model
 from stepflow_tl.models.loading import load_model
 from stepflow_tl.models.view import view
 from stepflow_tl.sweep.cells import Batch
-from stepflow_tl.sweep.work import Row, solve_batch
+from stepflow_tl.sweep.work import Row, solve_batches
 from stepflow_tl.tasks import Task
 from stepflow_tl.tasks.strategies import Strategy
 
 _RETRIES = 20
-"""How often a batch runs again whose worker or node was lost."""
+"""How often work runs again whose worker or node was lost."""
+
+_UNIT = 4
+"""Batches handed out together at most."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +133,12 @@ class LocalWorkers:
     def run(
         self, identity: Mapping[str, Any], batches: Sequence[Batch]
     ) -> Generator[list[Row], None, None]:
-        """Yield the rows of each batch in order."""
-        for batch in batches:
-            yield solve_batch(self.model, self.job.task, self.job.decoding, identity, batch)
+        """Yield rows, arm by arm: as many together as a batch has, as they are finished."""
+        task, decoding = self.job.task, self.job.decoding
+        for _, alike in groupby(batches, key=lambda batch: (batch.arm, batch.seed)):
+            solved = solve_batches(self.model, task, decoding, identity, list(alike))
+            with closing(solved):
+                yield from solved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,8 +214,8 @@ class RayWorkers:
             num_cpus=executor.cpus, num_gpus=executor.gpus, scheduling_strategy="SPREAD"
         )(_Worker)
         self._starting: dict[Any, Any] = {}  # the promised survey of a worker -> the worker
-        self._load: dict[Any, int] = {}  # a worker that stands -> batches it has
-        self._running: dict[Any, tuple[Any, Batch]] = {}
+        self._load: dict[Any, int] = {}  # a worker that stands -> units it has
+        self._running: dict[Any, tuple[Any, tuple[Batch, ...]]] = {}
 
     @cached_property
     def survey(self) -> Survey:
@@ -221,13 +228,17 @@ class RayWorkers:
     def run(
         self, identity: Mapping[str, Any], batches: Sequence[Batch]
     ) -> Generator[list[Row], None, None]:
-        """Yield the rows of each batch as it comes in.
+        """Yield the rows of each unit of work as it comes in.
+
+        A unit is some batches of one arm and seed, which wait in one queue: a few where there are
+        many for each worker.
 
         Raises:
             ValueError: A worker has other weights than the first.
         """
         shared = self._ray.put(dict(identity))
-        waiting, tries = deque(batches), Counter[str]()
+        waiting = deque(_units(batches, max(1, min(_UNIT, len(batches) // (4 * self._slots)))))
+        tries = Counter[str]()
         while waiting or self._running:
             self._hand_out(shared, waiting)
             finished, _ = self._ray.wait([*self._starting, *self._running])
@@ -235,15 +246,15 @@ class RayWorkers:
                 if reference in self._starting:
                     self._stands(reference, identity["weights"])
                     continue
-                worker, batch = self._running.pop(reference)
+                worker, unit = self._running.pop(reference)
                 try:
                     rows: list[Row] = self._ray.get(reference)
                 except self._ray.exceptions.RayActorError:  # it, or its node, was lost
                     self._load.pop(worker, None)
-                    tries[batch.cells[0].hash] += 1
-                    if tries[batch.cells[0].hash] > _RETRIES:  # then it may be the batch itself
+                    tries[unit[0].cells[0].hash] += 1
+                    if tries[unit[0].cells[0].hash] > _RETRIES:  # then it may be the work itself
                         raise
-                    waiting.appendleft(batch)
+                    waiting.appendleft(unit)
                 else:
                     if worker in self._load:  # else it was lost after this batch
                         self._load[worker] -= 1
@@ -254,12 +265,12 @@ class RayWorkers:
         for worker in (*self._load, *self._starting.values()):
             self._ray.kill(worker)
 
-    def _hand_out(self, identity: Any, waiting: deque[Batch]) -> None:
+    def _hand_out(self, identity: Any, waiting: deque[tuple[Batch, ...]]) -> None:
         """Give each worker what it can hold; start more workers where there is room for them."""
         for worker in self._load:
             while waiting and self._load[worker] < self._executor.ahead:
-                batch = waiting.popleft()
-                self._running[worker.solve.remote(identity, batch)] = (worker, batch)
+                unit = waiting.popleft()
+                self._running[worker.solve.remote(identity, unit)] = (worker, unit)
                 self._load[worker] += 1
         if (waiting or not self._load) and len(self._load) + len(self._starting) < self._slots:
             self._start()
@@ -292,6 +303,13 @@ class RayWorkers:
         return max(1, int(slots))
 
 
+def _units(batches: Sequence[Batch], size: int) -> Iterator[tuple[Batch, ...]]:
+    """Consecutive batches of one arm and seed, so many together at most."""
+    for _, alike in groupby(batches, key=lambda batch: (batch.arm, batch.seed)):
+        while unit := tuple(islice(alike, size)):
+            yield unit
+
+
 class _Worker:
     """One process with the model; loaded when asked, so that its errors come as they are."""
 
@@ -306,5 +324,7 @@ class _Worker:
     def survey(self) -> Survey:
         return Survey.of(self._model, self._job)
 
-    def solve(self, identity: Mapping[str, Any], batch: Batch) -> list[Row]:
-        return solve_batch(self._model, self._job.task, self._job.decoding, identity, batch)
+    def solve(self, identity: Mapping[str, Any], batches: Sequence[Batch]) -> list[Row]:
+        task, decoding = self._job.task, self._job.decoding
+        with closing(solve_batches(self._model, task, decoding, identity, batches)) as solved:
+            return [row for rows in solved for row in rows]

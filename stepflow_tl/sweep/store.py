@@ -158,10 +158,10 @@ class Store:
         max_new_tokens, or, where ``cut`` is "context", at the end of the model's context),
         ``steps`` of thinking; what it cost: ``tokens`` generated, over all traces of the answer,
         ``forward_passes`` over one token (those of interventions with them; a backward pass counts
-        as two), ``seconds`` (its share of its batch's); ``fired``, the interventions' actions per
-        row of its batch; ``response``, untrusted text, and its trace: ``token_ids`` (JSON),
-        ``prompt_length``, ``format`` (JSON: how it was read); ``identity``: of weights, version,
-        decoding and problem set.
+        as two), ``seconds`` (its share of those that the cells stored with it took); ``fired``,
+        how often the interventions acted on it; ``response``, untrusted text, and its trace:
+        ``token_ids`` (JSON), ``prompt_length``, ``format`` (JSON: how it was read); ``identity``:
+        of weights, version, decoding and problem set.
         """
         names = ", ".join(f'"{name}"' for name in COLUMNS)
         query = f"SELECT {names} FROM cells"

@@ -1,20 +1,23 @@
-"""The work of one batch: decode, grade, and say what it cost."""
+"""The work of a sweep: decode, grade, and say what it cost."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import pandas as pd
 
 from stepflow_tl.decoding.settings import Decoding
 from stepflow_tl.errors import InterventionWarning, SettingError
+from stepflow_tl.interventions import Run, StepFlow
 from stepflow_tl.models.base import Model
-from stepflow_tl.sweep.cells import Batch, Cell
+from stepflow_tl.sweep.cells import Batch, Cell, cells_together
 from stepflow_tl.sweep.grid import to_spec
 from stepflow_tl.tasks import Task
 from stepflow_tl.tasks.strategies import Attempt
@@ -26,41 +29,75 @@ Row = dict[str, Any]
 _BOTH_WAYS = 3  # a backward pass costs as much as two forward passes
 
 
-def solve_batch(
-    model: Model, task: Task, decoding: Decoding, identity: Mapping[str, Any], batch: Batch
-) -> list[Row]:
-    """Decode and grade one batch.
+def solve_batches(
+    model: Model,
+    task: Task,
+    decoding: Decoding,
+    identity: Mapping[str, Any],
+    batches: Sequence[Batch],
+) -> Generator[list[Row], None, None]:
+    """Decode and grade batches of one arm and one seed, which wait in one queue.
 
-    Returns:
-        One row per cell, with the columns of `stepflow_tl.sweep.store.COLUMNS`.
+    Close the iterator (`contextlib.closing`) where it may be left early.
+
+    Yields:
+        Rows with the columns of `stepflow_tl.sweep.store.COLUMNS`, one for each cell: as many
+        together as a batch has, whichever were finished first.
     """
-    is_vote = batch.arm.strategy.traces_per_answer > 1
-    votes = [task.vote(cell.item) for cell in batch.cells] if is_vote else []
-    with warnings.catch_warnings():
-        # One batch may well be too short for an intervention; the sweep warns of whole arms.
-        warnings.simplefilter("ignore", InterventionWarning)
-        with batch.arm.setting.flow.attach(model) as run:
-            attempts = batch.arm.strategy.solve(
-                model,
-                [task.ask(cell.item, batch.seed) for cell in batch.cells],
-                replace(decoding, seed=batch.seed),
-                same_answer=[vote.same for vote in votes] or task.same_answer,
-                read_answer=[vote.read for vote in votes] or task.read_answer,
-            )
+    arm, seed = batches[0].arm, batches[0].seed
+    cells = [cell for batch in batches for cell in batch.cells]
+    size = cells_together(arm.strategy, decoding)
+    is_vote = arm.strategy.traces_per_answer > 1
+    votes = [task.vote(cell.item) for cell in cells] if is_vote else []
     shared = {
-        "arm": batch.arm.label,
-        "setting": batch.arm.setting.label,
-        "strategy": batch.arm.strategy.label,
-        "flow": json.dumps(to_spec(batch.arm.setting.flow)),
-        "seed": batch.seed,
-        "fired": run.actions / len(batch.cells),
+        "arm": arm.label,
+        "setting": arm.setting.label,
+        "strategy": arm.strategy.label,
+        "flow": json.dumps(to_spec(arm.setting.flow)),
+        "seed": seed,
         "identity": identity_hash(identity),
     }
-    extra = _BOTH_WAYS * run.extra_tokens / len(batch.cells)
-    return [
-        shared | _outcome(task, cell, batch.seed, attempt, extra)
-        for cell, attempt in zip(batch.cells, attempts, strict=True)
-    ]
+    with _attached(arm.setting.flow, model) as run:
+        solved = arm.strategy.solve_each(
+            model,
+            [task.ask(cell.item, seed) for cell in cells],
+            replace(decoding, seed=seed),
+            same_answer=[vote.same for vote in votes] or task.same_answer,
+            read_answer=[vote.read for vote in votes] or task.read_answer,
+        )
+        before = 0.0
+        with closing(solved):
+            while finished := list(islice(solved, size)):
+                seconds = sum(attempt.seconds for _, attempt in finished) / len(finished)
+                unsaid, before = run.actions_on_none - before, run.actions_on_none
+                yield [
+                    shared
+                    | {"fired": _fired(run, attempt) + unsaid / len(finished), "seconds": seconds}
+                    | _outcome(task, cells[number], seed, attempt, _extra(run, attempt))
+                    for number, attempt in finished
+                ]
+
+
+@contextmanager
+def _attached(flow: StepFlow, model: Model) -> Iterator[Run]:
+    """A flow at work; a few cells may well be too few for it, of which the sweep warns by arm."""
+    with ExitStack() as stack:
+        run = stack.enter_context(flow.attach(model))
+        try:
+            yield run
+        finally:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", InterventionWarning)
+                stack.close()
+
+
+def _fired(run: Run, attempt: Attempt) -> float:
+    return sum(run.actions_on(trace) for trace in attempt.traces)
+
+
+def _extra(run: Run, attempt: Attempt) -> float:
+    """Passes over single tokens that interventions cost beside the decoding."""
+    return _BOTH_WAYS * sum(run.extra_tokens_of(trace) for trace in attempt.traces)
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:
@@ -100,7 +137,6 @@ def _outcome(task: Task, cell: Cell, seed: int, attempt: Attempt, extra_forwards
         "steps": len(trace.steps_in("thinking")),
         "tokens": attempt.tokens,
         "forward_passes": attempt.tokens + extra_forwards,
-        "seconds": attempt.seconds,
         "response": trace.response,
         "token_ids": json.dumps(trace.token_ids.tolist()),
         "prompt_length": trace.prompt_length,

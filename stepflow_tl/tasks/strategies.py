@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 from stepflow_tl.decoding.budget import ThinkingBudget
-from stepflow_tl.decoding.generation import generate
+from stepflow_tl.decoding.generation import generate_each
 from stepflow_tl.decoding.settings import Decoding
 from stepflow_tl.errors import SettingError
 from stepflow_tl.models.base import Model, ModelView
@@ -36,7 +38,7 @@ class Attempt:
         trace: The trace whose answer is taken.
         traces: All that were decoded for it.
         tied: Whether another answer had as many votes.
-        seconds: Its equal share of the time that its batch took.
+        seconds: Its share of the time that decoding took.
     """
 
     trace: Trace
@@ -114,25 +116,48 @@ class Strategy(ABC):
         Raises:
             ValueError: The decoding or the model does not fit this strategy.
         """
-        self.check(decoding)
         started = time.perf_counter()
-        traces = generate(
-            model,
-            [self.prompt_of(question) for question in questions],
-            self.decoding_of(decoding),
-            samples=self.traces_per_answer,
-            fit=True,
-        )
+        with closing(
+            self.solve_each(
+                model, questions, decoding, same_answer=same_answer, read_answer=read_answer
+            )
+        ) as solved:
+            attempts = dict(solved)
         seconds = (time.perf_counter() - started) / len(questions)
-        attempts = []
-        for number in range(len(questions)):
-            first = number * self.traces_per_answer
-            votes = tuple(traces[first : first + self.traces_per_answer])
-            same = same_answer if callable(same_answer) else same_answer[number]
-            read = read_answer[number] if isinstance(read_answer, Sequence) else read_answer
-            taken, tied = majority(votes, same, read)
-            attempts.append(Attempt(trace=taken, traces=votes, tied=tied, seconds=seconds))
-        return attempts
+        return [replace(attempts[number], seconds=seconds) for number in range(len(questions))]
+
+    def solve_each(
+        self,
+        model: Model | ModelView,
+        questions: Sequence[str],
+        decoding: Decoding,
+        *,
+        same_answer: SameAnswer | Sequence[SameAnswer],
+        read_answer: ReadAnswer | Sequence[ReadAnswer] | None = None,
+    ) -> Generator[tuple[int, Attempt], None, None]:
+        """As `solve`, one question after the other, as they are answered.
+
+        Yields:
+            The number of a question and its attempt, whose seconds are those since the one before.
+        """
+        self.check(decoding)
+        started, votes = time.perf_counter(), defaultdict[int, dict[int, Trace]](dict)
+        prompts = [self.prompt_of(question) for question in questions]
+        samples = self.traces_per_answer
+        with closing(
+            generate_each(model, prompts, self.decoding_of(decoding), samples=samples, fit=True)
+        ) as traces:
+            for number, sample, trace in traces:
+                votes[number][sample] = trace
+                if len(votes[number]) < samples:
+                    continue
+                cast = tuple(trace for _, trace in sorted(votes.pop(number).items()))
+                same = same_answer if callable(same_answer) else same_answer[number]
+                read = read_answer[number] if isinstance(read_answer, Sequence) else read_answer
+                taken, tied = majority(cast, same, read)
+                now = time.perf_counter()
+                yield number, Attempt(trace=taken, traces=cast, tied=tied, seconds=now - started)
+                started = now
 
 
 @dataclass(frozen=True, kw_only=True)

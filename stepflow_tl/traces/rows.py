@@ -6,7 +6,8 @@ trackers of interventions find them there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import takewhile
@@ -102,48 +103,51 @@ class TraceLabels:
 
 
 class Row:
-    """One sequence of the batch.
+    """One sequence of the batch, in positions of its own: its first token stands at 0.
 
     Args:
         labels: Labels its tokens.
-        pads: Number of padding tokens at its left; None to count those of `pad_id`.
-        pad_id: Id of padding tokens.
+        pads: Number of padding tokens at its left in the batch.
+        pad_id: Id of padding tokens, where those that come first are to be counted; None where
+            `pads` says it.
 
     Attributes:
-        columns: Its tokens so far, padding included.
-        segments: Segment of each column; `PADDING` for padding and for what follows the end.
-        steps: Step of each column; `FRAME` for none.
-        starts: Column, segment and the span of the step before, of each step of thinking or
+        pads: Number of padding tokens at its left; it changes where rows leave and join.
+        token_ids: Its tokens so far.
+        segments: Segment of each token; `PADDING` for what follows the end.
+        steps: Step of each token; `FRAME` for none.
+        starts: Position, segment and the span of the step before, of each step of thinking or
             summary that follows another.
-        open: Columns of its last step of thinking or summary so far.
+        open: Span of its last step of thinking or summary so far.
+        reports: What those who follow it have to say of it, each asked when it is finished:
+            amounts by name.
     """
 
-    def __init__(self, labels: Labels, pads: int | None, pad_id: int | None = None) -> None:
-        self.columns: list[int] = []
+    def __init__(self, labels: Labels, pads: int = 0, pad_id: int | None = None) -> None:
+        self.pads = pads
+        self.token_ids: list[int] = []
         self.segments: list[int] = []
         self.steps: list[int] = []
         self.starts: list[tuple[int, int, tuple[int, int]]] = []
         self.open: tuple[int, int] | None = None
+        self.reports: dict[object, Callable[[Row], Mapping[str, float]]] = {}
         self._open_step = FRAME
         self._labels = labels
-        self._declared_pads, self._pad_id = pads, pad_id
-        self._pads = 0  # read so far
+        self._pad_id = pad_id
         self._finished = False
 
     def read(self, columns: Sequence[int]) -> int:
         """Go on with the next columns of this row of the batch.
 
         Returns:
-            The first column whose labels are new, or other than before.
+            The first of its positions whose labels are new, or other than before.
         """
         first = len(self.steps)
         for token_id in columns:
-            self.columns.append(token_id)
-            if self._is_padding(token_id):
-                self._pads += 1
-                self.segments.append(PADDING)
-                self.steps.append(FRAME)
+            if token_id == self._pad_id and not self.token_ids:
+                self.pads += 1
                 continue
+            self.token_ids.append(token_id)
             if self._finished:  # what is decoded for it, as long as others go on, is not read
                 self.segments.append(PADDING)
                 self.steps.append(FRAME)
@@ -157,19 +161,19 @@ class Row:
         return min(first, self._note_question())
 
     @property
-    def pads(self) -> int:
-        """Number of padding tokens at its left, so far as they were read."""
-        return self._pads
-
-    @property
-    def token_ids(self) -> list[int]:
-        """Its tokens so far, without padding."""
-        return self.columns[self.pads :]
+    def width(self) -> int:
+        """Number of columns that it fills, padding included."""
+        return self.pads + len(self.token_ids)
 
     @property
     def ended(self) -> bool:
         """Whether the row's end token was read, or it is finished."""
         return self._finished or self._labels.ended
+
+    @property
+    def finished(self) -> bool:
+        """Whether it was said to be read no more, whatever it says itself."""
+        return self._finished
 
     @property
     def reader(self) -> TraceReader:
@@ -181,6 +185,13 @@ class Row:
         if not isinstance(self._labels, TraceReader):
             raise WrongTypeError(f"expected a row that is being read, got {self._labels!r}")
         return self._labels
+
+    def reported(self) -> dict[str, float]:
+        """What all reports say, summed by name."""
+        found: Counter[str] = Counter()
+        for report in self.reports.values():
+            found.update(report(self))
+        return dict(found)
 
     def finish(self) -> None:
         """Read no more: whatever follows is padding."""
@@ -201,30 +212,46 @@ class Row:
         self._note_question()
         return True
 
+    def columns(self, first: int, stop: int) -> tuple[list[int], list[int]]:
+        """Segment and step of some columns of the batch: `PADDING` and `FRAME` for padding."""
+        padding = max(0, min(stop, self.pads) - first)
+        own = slice(max(0, first - self.pads), max(0, stop - self.pads))
+        return [PADDING] * padding + self.segments[own], [FRAME] * padding + self.steps[own]
+
+    def reasons_from(self, first: int, stop: int) -> int:
+        """The first of some columns of the batch that lies in thinking or summary; else `stop`."""
+        own = range(max(0, first - self.pads), stop - self.pads)
+        return next((i + self.pads for i in own if self.segments[i] >= THINKING), stop)
+
     def starts_in(self, first: int, stop: int) -> list[tuple[int, int, tuple[int, int]]]:
-        """The `starts` among some columns, in order."""
-        found = list(takewhile(lambda start: start[0] >= first, reversed(self.starts)))
-        return [start for start in reversed(found) if start[0] < stop]
+        """The `starts` among some columns of the batch, in order, in columns."""
+        if not self.starts or self.starts[-1][0] < first - self.pads:
+            return []
+        pads, within = self.pads, lambda start: start[0] >= first - self.pads
+        found = reversed(list(takewhile(within, reversed(self.starts))))
+        return [
+            (at + pads, segment, (previous[0] + pads, previous[1] + pads))
+            for at, segment, previous in found
+            if at < stop - pads
+        ]
 
     def open_at(self, stop: int) -> tuple[int, int] | None:
         """Columns of the last step of thinking or summary before `stop`; None after the end."""
-        if stop == len(self.steps):
-            return None if self.ended else self.open
-        return last_step(self.segments[:stop], self.steps[:stop])
-
-    def _is_padding(self, token_id: int) -> bool:
-        if self._declared_pads is not None:
-            return self._pads < self._declared_pads
-        return token_id == self._pad_id and not self._labels.labels
+        if stop == self.width:
+            span = None if self.ended else self.open
+        else:
+            own = max(0, stop - self.pads)
+            span = last_step(self.segments[:own], self.steps[:own])
+        return None if span is None else (span[0] + self.pads, span[1] + self.pads)
 
     def _note_question(self) -> int:
-        """Take over the question's step once its prompt is complete; the first column changed."""
+        """Take over the question's step once its prompt is complete; the first one changed."""
         span = self._labels.question_tokens
-        if span is None or self.steps[self._pads + span[0]] != FRAME:
+        if span is None or self.steps[span[0]] != FRAME:
             return len(self.steps)
         for i in range(*span):
-            self.steps[self._pads + i] = self._labels.labels[i].step
-        return self._pads + span[0]
+            self.steps[i] = self._labels.labels[i].step
+        return span[0]
 
     def _note_start(self, segment: int, step: int) -> None:
         position = len(self.steps)
@@ -245,12 +272,13 @@ class Rows:
         rows: The rows, before any column.
 
     Attributes:
-        revision: Counts what changes labels of columns read before.
+        revision: Counts what changes labels of columns read before, or which rows there are.
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.revision = 0
-        self._rows = list(rows)
+        self._rows = tuple(rows)
+        self._running: Tensor | None = None
 
     @classmethod
     def of_prompts(
@@ -259,7 +287,6 @@ class Rows:
         prompts: Sequence[Sequence[int]],
         form: Format,
         *,
-        pad_id: int,
         end_ids: frozenset[int] = frozenset(),
     ) -> Rows:
         """The rows of left-padded prompts, which are read at once.
@@ -268,18 +295,19 @@ class Rows:
             tokenizer: The model's tokenizer.
             prompts: Token ids of each prompt, without padding.
             form: How responses are written.
-            pad_id: Id of padding tokens.
             end_ids: Ids that end a response.
         """
         longest = max(len(prompt) for prompt in prompts)
-        pads = [longest - len(prompt) for prompt in prompts]
-        readers = [
-            TraceReader(tokenizer, form, prompt_length=len(prompt), end_ids=end_ids)
+        rows = [
+            Row(
+                TraceReader(tokenizer, form, prompt_length=len(prompt), end_ids=end_ids),
+                longest - len(prompt),
+            )
             for prompt in prompts
         ]
-        rows = cls([Row(reader, pad, pad_id) for reader, pad in zip(readers, pads, strict=True)])
-        rows.push([[pad_id] * pad + list(p) for pad, p in zip(pads, prompts, strict=True)])
-        return rows
+        for row, prompt in zip(rows, prompts, strict=True):
+            row.read(prompt)
+        return cls(rows)
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -294,9 +322,18 @@ class Rows:
         return iter(self._rows)
 
     @property
+    def all(self) -> tuple[Row, ...]:
+        """The rows in their order in the batch: the same object until they change."""
+        return self._rows
+
+    @property
     def width(self) -> int:
         """Number of columns read so far, padding included."""
-        return len(self._rows[0].steps) if self._rows else 0
+        return self._rows[0].width if self._rows else 0
+
+    def padded(self, pad_id: int) -> list[list[int]]:
+        """Token ids of all columns of each row."""
+        return [[pad_id] * row.pads + row.token_ids for row in self._rows]
 
     def push(self, columns: Sequence[Sequence[int]]) -> None:
         """Read the next tokens of every row.
@@ -306,9 +343,9 @@ class Rows:
         """
         if len(columns) != len(self._rows):
             raise TrackingError(f"expected a batch of {len(self._rows)} rows, got {len(columns)}")
-        width = self.width
+        before = [len(row.token_ids) for row in self._rows]
         changed = [row.read(new) for row, new in zip(self._rows, columns, strict=True)]
-        self.revision += bool(width) and min(changed) < width
+        self.revision += any(first < length for first, length in zip(changed, before, strict=True))
 
     def select(self, rows: Sequence[int]) -> None:
         """Announce that the batch now consists of these of its rows, in this order.
@@ -320,12 +357,50 @@ class Rows:
             raise TrackingError(
                 f"expected some of the rows 0 to {len(self._rows) - 1}, each once, got {list(rows)}"
             )
-        self._rows = [self._rows[row] for row in rows]
+        self._rows = tuple(self._rows[row] for row in rows)
+        self.revision += 1
+
+    def join(self, rows: Rows) -> None:
+        """Announce that these rows now stand after those of the batch, aligned at the right.
+
+        Raises:
+            TrackingError: They have more columns.
+        """
+        width = self.width
+        self._rows = (*self._rows, *rows)
+        self.resize(width)
+
+    def resize(self, width: int) -> None:
+        """Announce that the batch has so many columns: more or fewer padding at the left.
+
+        Raises:
+            TrackingError: That is less than the longest row has.
+        """
+        longest = max((len(row.token_ids) for row in self._rows), default=0)
+        if width < longest:
+            raise TrackingError(f"expected at least the {longest} columns of a row, got {width}")
+        for row in self._rows:
+            row.pads = width - len(row.token_ids)
         self.revision += 1
 
     def end_prompts(self, ending: str) -> None:
         """Say that prompts of unknown length end here, where they end with this text."""
         self.revision += any([row.end_prompt(ending) for row in self._rows])
+
+    def run(self, tokens: Tensor) -> None:
+        """Announce the tensor of tokens, made from these rows, that the next pass runs.
+
+        Whoever sees this very tensor on its way into the model need not read it again, for which
+        a host would wait for the device.
+        """
+        self._running = tokens
+
+    def runs(self, tokens: Tensor) -> bool:
+        """Whether this is the tensor that was announced, or a view of all of it."""
+        one = self._running
+        if one is None or tokens.shape != one.shape or tokens.device != one.device:
+            return False
+        return tokens is one or tokens.data_ptr() == one.data_ptr()
 
     def follow(self, tokens: Sequence[Sequence[int]], start: int) -> None:
         """Make sure that a forward pass runs the tokens that these rows hold from `start` on.
@@ -339,11 +414,13 @@ class Rows:
                 "rows must be announced by Rows.select"
             )
         for number, (row, new) in enumerate(zip(self._rows, tokens, strict=True)):
-            held = row.columns[start : start + len(new)]
-            if list(new) != held:
+            begin = start - row.pads  # of padding any token may be run
+            held = row.token_ids[max(0, begin) : begin + len(new)] if begin + len(new) > 0 else []
+            given = list(new)[max(0, -begin) :]
+            if given != held:
                 raise TrackingError(
                     f"expected row {number} to run the tokens {held[:8]} from position {start} on, "
-                    f"which Rows holds, got {list(new)[:8]}: tokens must be pushed, and a change "
+                    f"which Rows holds, got {given[:8]}: tokens must be pushed, and a change "
                     "of the rows announced by Rows.select"
                 )
 
@@ -391,6 +468,11 @@ class LabelBuffer:
         self._length = 0
 
     @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self._held.shape[1]
+
+    @property
     def segment(self) -> Int[Tensor, "batch pos"]:
         """Segment of every position so far."""
         return self._held[0, :, : self._length]
@@ -400,12 +482,9 @@ class LabelBuffer:
         """Step of every position so far."""
         return self._held[1, :, : self._length]
 
-    def write(self, rows: Sequence[Row], first: int, stop: int | None = None) -> None:
+    def write(self, rows: Sequence[Row], first: int, stop: int) -> None:
         """Take over the labels of all rows from column `first` to before `stop`."""
-        labels = [
-            [row.segments[first:stop] for row in rows],
-            [row.steps[first:stop] for row in rows],
-        ]
+        labels = list(zip(*(row.columns(first, stop) for row in rows), strict=True))
         new = torch.tensor(labels, dtype=torch.long)
         self._length = first + new.shape[2]
         if self._length > self._held.shape[2]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary, ref
 
 from torch import nn
 
@@ -13,6 +15,7 @@ from stepflow_tl.models.view import view
 FRAME = -1
 """Step index of tokens that belong to no step: template, delimiters, end tokens."""
 
+_REMEMBERED = 1 << 16  # texts of a token and the one before it
 _MAX_PENDING = 8  # tokens that may wait for the rest of a UTF-8 character
 
 
@@ -60,7 +63,7 @@ class TextStream:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self._text_of = _memory(tokenizer)
         self._context: list[int] = []  # last tokens given out: decoders treat a first token apart
         self._pending: list[int] = []
 
@@ -81,9 +84,26 @@ class TextStream:
         return [self.push(token_id) for token_id in token_ids]
 
     def _decode(self, ids: list[int]) -> str:
-        if not ids:
-            return ""
-        text: str = self._tokenizer.decode(
-            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        return text
+        return self._text_of(tuple(ids)) if ids else ""
+
+
+_TextOf = Callable[[tuple[int, ...]], str]
+
+_memories: WeakKeyDictionary[Any, tuple[int, _TextOf]] = WeakKeyDictionary()
+
+
+def _memory(tokenizer: Any) -> _TextOf:
+    """What decodes some ids of a tokenizer, and remembers: most tokens come again and again."""
+    found, size = _memories.get(tokenizer), len(getattr(tokenizer, "get_vocab", dict)())
+    if found is None or found[0] != size:  # tokens were added
+        here: Any = ref(tokenizer)  # which is there as long as anybody asks
+
+        @lru_cache(_REMEMBERED)
+        def text_of(ids: tuple[int, ...]) -> str:
+            text: str = here().decode(
+                list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+            return text
+
+        found = _memories[tokenizer] = (size, text_of)
+    return found[1]

@@ -13,6 +13,7 @@ from torch import Tensor
 from verified import COLUMNS
 
 from stepflow_tl.decoding.generation import generate
+from stepflow_tl.decoding.settings import Decoding
 from stepflow_tl.interventions import InterventionWarning, OddsEqualBridge, StepFlow, StepMomentum
 from stepflow_tl.models.layers import resolve_layers
 from stepflow_tl.models.sites import hook_name
@@ -29,6 +30,7 @@ FLOW = StepFlow(
 )
 EXACT = dict(atol=0.0, rtol=0.0)
 NEAR = dict(atol=5e-4, rtol=5e-4)
+QUESTIONS = ("Why?", "Why is it so, and how?", "Why is it?", "How?", "Who has it, and why?")
 SHORT = 25  # tokens of the response whose scores are differenced
 
 close = torch.testing.assert_close
@@ -98,6 +100,32 @@ def test_batch(built: Built, expected: tuple[Tensor, Any]) -> None:
             logits = cached(bridge, batch, chunks, pads)
         close(logits[0, pads[0] :], alone[0], **NEAR)
         close(logits[1], expected[0][0], **NEAR)
+
+
+def test_decoding(
+    built: Built, record_property: Callable[[str, str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Decoding without bridges, where rows leave and join, writes what the bridge itself writes."""
+    bridge = built.bridge
+    prompts = [prompt_token_ids(built.tokenizer, question) for question in QUESTIONS]
+    decoding = Decoding(max_new_tokens=14, batch_size=2, format="think")
+
+    def written() -> list[list[int]]:
+        with FLOW.attach(bridge, format="think"):
+            return [trace.token_ids.tolist() for trace in generate(bridge, prompts, decoding)]
+
+    caplog.set_level("DEBUG", "stepflow_tl.models.bridge")
+    mine = written()
+    through = [
+        record.message for record in caplog.records if "through its bridge" in record.message
+    ]
+    looking = bridge.embed.register_forward_hook(lambda *passed: None)
+    try:
+        assert written() == mine
+    finally:
+        looking.remove()
+    if through:
+        record_property("note", f"decoded {through[0].partition(' ')[2]}")
 
 
 def test_saliency(built: Built, record_property: Callable[[str, str], None]) -> None:

@@ -105,6 +105,7 @@ def test_what_a_model_wrote_cannot_act_on_a_terminal(written):
     assert "\x1b" not in text and "\x07" not in text
 
 
+@pytest.mark.slow
 def test_recorded_cases_are_graded_as_expected():
     """Cases of every kind; each says why it is right or wrong."""
     audit = audit_file(
@@ -148,6 +149,7 @@ REFUSED = {
 """Right answers that are refused, and what is not read in them."""
 
 
+@pytest.mark.slow
 def test_nothing_wrong_is_accepted_and_what_is_refused_is_known():
     """Some 2100 cases, made by others than the graders' authors to break them."""
     path = DATA / "grading_adversarial.jsonl"

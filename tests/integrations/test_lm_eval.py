@@ -110,6 +110,7 @@ def ask(lm: StepFlowLM, text: str, repeats: int = 1, **settings: Any) -> list[st
         ("pretrained=reasoner,preset=none", "baseline"),
     ],
 )
+@pytest.mark.slow
 def test_scores_and_texts_are_those_of_a_sweep(evaluate, swept, model_args, setting):
     results = evaluate(model_args)
     keys = [Item.of(problem.question, "6").key for problem in PROBLEMS]
@@ -139,6 +140,7 @@ def test_zero_strength_is_the_plain_model(lm):
     assert ask(plain, question, max_gen_toks=300, until=[]) == [summary(trace.response)]
 
 
+@pytest.mark.slow
 def test_the_command_line_runs_a_task(folder, tmp_path):
     arguments = ["--model", "stepflow-tl", "--tasks", "words", "--include_path", folder]
     arguments += ["--model_args", "pretrained=reasoner,oeb_tau=0.15,smi_alpha=0.06"]
@@ -174,6 +176,7 @@ def test_the_harness_finds_it_by_an_entry_point():
     assert get_model("hf").__name__ == "HFLM"  # its own models are still there
 
 
+@pytest.mark.slow
 def test_samples_differ_and_come_again(evaluate, tmp_path):
     sampled = {"until": [], "max_gen_toks": 60, "do_sample": True, "temperature": 2.0}
     task = write_task(tmp_path, EASY[:2], repeats=3, generation_kwargs=sampled)
@@ -201,6 +204,7 @@ def test_stop_strings_end_the_answer_and_not_the_thinking(lm):
 
 
 @pytest.mark.parametrize("token", ["</think>", "id", "none"])
+@pytest.mark.slow
 def test_where_the_thinking_ends_can_be_said(lm, token):
     given = str(lm.tokenizer.convert_tokens_to_ids("</think>")) if token == "id" else token
     other = StepFlowLM(pretrained="reasoner", think_end_token=given)

@@ -65,6 +65,7 @@ class TestDecoding:
                 logits = teacher_forced(model, trace.tokens[:, :size])
                 close(logits, expected[:, :size], **NEAR)
 
+    @pytest.mark.slow
     def test_one_run_after_another(
         self, model: Any, trace: Trace, others: list[Trace], name: str, expected: Tensor
     ) -> None:
@@ -75,6 +76,7 @@ class TestDecoding:
             close(teacher_forced(model, trace.tokens), expected, **EXACT)
 
     @pytest.mark.parametrize("chunks", [[86], [28, 8, 40], [40, 5, 1, 1, 35]])
+    @pytest.mark.slow
     def test_a_left_padded_batch(
         self, model: Any, trace: Trace, others: list[Trace], name: str, chunks: list[int]
     ) -> None:
@@ -136,6 +138,7 @@ def test_token_by_token(model: Any, trace: Trace) -> None:
 
 
 @pytest.mark.parametrize("kind", ["qwen2_moe", "qwen2"])
+@pytest.mark.slow
 def test_windows_that_begin_above(tiny_folder: Callable[..., Any], trace: Trace, kind: str) -> None:
     model = load_model(
         tiny_folder(kind, sliding_window=6, use_sliding_window=True, max_window_layers=2)
@@ -195,6 +198,7 @@ def test_half_precision(tiny: Callable[..., Any], trace: Trace) -> None:
 
 
 @pytest.mark.parametrize("flow", MANY_AND_FEW)
+@pytest.mark.slow
 def test_the_host_reads_the_ids_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch, model: Any, trace: Trace, flow: StepFlow
 ) -> None:

@@ -13,14 +13,14 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from stepflow_tl.interventions import OddsEqualBridge
+from stepflow_tl.interventions.groups import Groups
 from stepflow_tl.interventions.odds_equal_bridge import Rebalanced, equalize_odds
-from stepflow_tl.interventions.position import Groups
 
 
 def groups(kinds: str, queries: int = 1) -> Groups:
     """One letter per key: B bridge, S current segment, anything else: the rest."""
     bridge, current = (torch.tensor([[[k == x for k in kinds]] * queries]) for x in "BS")
-    return Groups(bridge, current, bridge.sum(-1).float(), current.sum(-1).float())
+    return Groups.of(bridge, current)
 
 
 def apply(row: list[float], kinds: str, **settings: Any) -> Rebalanced:
@@ -103,7 +103,7 @@ def cases(draw: st.DrawFn) -> tuple[Tensor, Groups, float]:
     pattern = logits.softmax(-1)[..., : -1 if draw(st.booleans()) else None]  # with a sink or not
     kinds += "O" * (pattern.shape[-1] - len(kinds))
     one = groups(kinds, 4)
-    both = Groups(*(x.expand(2, *x.shape[1:]) for x in one))
+    both = Groups(one.members.expand(2, *one.members.shape[1:]))
     return pattern, both, draw(st.floats(0.0, 1.0))
 
 
@@ -153,7 +153,7 @@ def _nanmax(x: Tensor, axis: int) -> Tensor:
 def test_rows_left_alone_are_bit_identical(dtype: torch.dtype) -> None:
     pattern = torch.randn(2, 3, 4, 6, dtype=torch.float64).softmax(-1).to(dtype)
     split = groups("BBSSOO", 4)
-    both = Groups(*(x.expand(2, *x.shape[1:]) for x in split))
+    both = Groups(split.members.expand(2, *split.members.shape[1:]))
     result = equalize_odds(pattern, both, tau_max=0.35)
     assert result.pattern.dtype == dtype
     assert result.changed.any()

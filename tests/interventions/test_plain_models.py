@@ -135,6 +135,7 @@ def test_without_a_cache_and_growing(both: tuple[Any, Any], tokenizer: Any, trac
 
 @pytest.mark.parametrize("static", [False, True])
 @pytest.mark.parametrize("chunks", [[86], [28, 8, 40], [40]])
+@pytest.mark.slow
 def test_a_left_padded_batch(
     both: tuple[Any, Any],
     tokenizer: Any,
@@ -161,6 +162,7 @@ def test_a_left_padded_batch(
 
 @pytest.mark.filterwarnings("ignore:.*StepMomentum.*never fired")
 @pytest.mark.parametrize("settings", [{}, {"cache_implementation": "static"}, {"use_cache": False}])
+@pytest.mark.slow
 def test_its_own_generation_is_ours_on_the_bridge(
     both: tuple[Any, Any], settings: dict[str, Any]
 ) -> None:
@@ -222,6 +224,7 @@ def test_gradients_are_those_of_the_hook_path(
 @pytest.mark.filterwarnings("ignore:.*never fired")
 @pytest.mark.parametrize("static", [False, True])
 @pytest.mark.parametrize("flow", MANY_AND_FEW)
+@pytest.mark.slow
 def test_the_host_reads_ids_and_lengths_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
     plain: Any,

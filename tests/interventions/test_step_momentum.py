@@ -106,27 +106,42 @@ def test_which_starts_are_due() -> None:
     assert all(StepMomentum(boundaries="all").is_due(s) for s in (thinking, summary))
 
 
+class ReadRow:
+    """A row, of which only this counts."""
+
+    finished = False
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_recent_values_keep_what_may_be_asked_for() -> None:
     values, whole = _RecentValues(), torch.arange(40.0).view(2, 20, 1, 1)
-    one, other = object(), object()
+    one, other, third = ReadRow(), ReadRow(), ReadRow()
 
-    def read(start: int, v: Tensor, *rows: object) -> None:
-        values.read(SimpleNamespace(start=start, rows=rows, seen={"v": v}))
+    def read(start: int, v: Tensor, rows: dict[ReadRow, int], needed: int) -> None:
+        """A pass over columns from `start` on, after which rows need what follows `needed`."""
+        at = SimpleNamespace(
+            start=start,
+            rows=tuple(rows),
+            pads=tuple(rows.values()),
+            segment=torch.zeros(len(rows), start + v.shape[1]),
+        )
+        values.begin(at, dict.fromkeys(rows, needed))
+        values.read(3, v)
 
     for start, stop in ((0, 8), (8, 9), (9, 20)):
-        read(start, whole[:, start:stop], one, other)
-        assert values.mean(one, (6, 8)).item() == 6.5
-        assert values.mean(other, (6, 8)).item() == 26.5
-        values.forget_before(6)
-        assert values._chunks[0].start == 0  # it holds positions 6 and 7
-    values.forget_before(8)
-    assert [chunk.start for chunk in values._chunks] == [8, 9]
-    assert values.mean(one, (17, 20)).item() == 18.0
-    read(20, whole[1:, :1] + 100, other)  # the other row has left the batch
-    assert values.mean(other, (19, 21)).item() == (39 + 120) / 2
-    read(0, whole[:1, :3] + 100, one)
-    assert values.mean(one, (0, 3)).item() == 101.0
+        read(start, whole[:, start:stop], {one: 0, other: 0}, needed=6)
+        assert values.mean(3, one, (6, 8)).item() == 6.5
+        assert values.mean(3, other, (6, 8)).item() == 26.5
+    read(0, whole[:1, :4] + 200, {third: 0}, needed=0)  # a prompt that will join
+    assert [held.starts for held in values._passes] == [[0, 0], [8, 8], [9, 9], [0]]
+    one.finished = True  # and has left; the others stand further right
+    read(25, whole[1:, :1] + 100, {other: 5, third: 21}, needed=19)
+    assert values.mean(3, other, (19, 21)).item() == (39 + 120) / 2
+    assert values.mean(3, third, (3, 4)).item() == 203.0
+    read(26, whole[1:, :1], {other: 5, third: 21}, needed=19)
+    assert [held.starts for held in values._passes] == [[9, 9], [0], [20, 4], [21, 5]]
+    read(0, whole[:1, :3] + 100, {third: 0}, needed=0)  # run anew
+    assert values.mean(3, third, (0, 3)).item() == 101.0
 
 
 class TestSettings:

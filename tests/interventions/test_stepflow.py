@@ -44,6 +44,7 @@ class TestGolden:
 
     @pytest.mark.parametrize("decoding", ["teacher-forced", "cached", "known trace"])
     @pytest.mark.parametrize(("name", "flow", "tolerance"), CASES)
+    @pytest.mark.slow
     def test_logits_are_the_authors(
         self,
         golden: Golden,

@@ -12,6 +12,7 @@ from stepflow_tl.errors import TrackingError
 from stepflow_tl.interventions.position import PassPosition
 from stepflow_tl.interventions.rerun import Replay
 from stepflow_tl.interventions.tracker import Tracker
+from stepflow_tl.models.hooked import at_hook_points
 from stepflow_tl.models.sites import hook_name
 from stepflow_tl.models.view import view
 from stepflow_tl.traces.formats import THINK
@@ -93,7 +94,7 @@ class Followed:
         def note(pattern: Tensor, hook: Any) -> None:
             self.passes.append(self.tracker.position)
 
-        hooks = [*self.tracker.hooks(), (hook_name("pattern", 1), note)]
+        hooks = at_hook_points([*self.tracker.hooks(), (hook_name("pattern", 1), note)])
         self.contexts = (self.tracker.watch(), self.model.hooks(fwd_hooks=hooks))
         for context in self.contexts:
             context.__enter__()
@@ -149,7 +150,7 @@ def rows_of(model: Any, batch: Tensor, lengths: list[int], pads: list[int]) -> R
             for length, pad in zip(lengths, pads, strict=True)
         ]
     )
-    rows.push(batch.tolist())
+    rows.push([row[pad:] for row, pad in zip(batch.tolist(), pads, strict=True)])
     return rows
 
 
@@ -227,14 +228,16 @@ class TestKnownTraces:
         monkeypatch.setattr(qwen2, "tokenizer", None)
         tracker = Tracker(view(qwen2), trace=trace)
         with torch.no_grad():
-            qwen2.run_with_hooks(trace.tokens, fwd_hooks=tracker.hooks())
+            qwen2.run_with_hooks(trace.tokens, fwd_hooks=at_hook_points(tracker.hooks()))
         check(tracker.position, trace)
 
     def test_embeddings_in_place_of_tokens_suffice(self, qwen2: Any, trace: Trace) -> None:
         """A known trace is followed by its length alone."""
         tracker = Tracker(view(qwen2), trace=trace)
         with torch.no_grad():
-            qwen2.run_with_hooks(torch.zeros_like(trace.tokens), fwd_hooks=tracker.hooks())
+            qwen2.run_with_hooks(
+                torch.zeros_like(trace.tokens), fwd_hooks=at_hook_points(tracker.hooks())
+            )
         check(tracker.position, trace)
 
 
@@ -276,7 +279,7 @@ class TestReplay:
     def test_a_known_traces_tokens(self, qwen2: Any, trace: Trace) -> None:
         tracker = Tracker(view(qwen2), trace=trace)
         with torch.no_grad():
-            qwen2.run_with_hooks(trace.tokens[:, :50], fwd_hooks=tracker.hooks())
+            qwen2.run_with_hooks(trace.tokens[:, :50], fwd_hooks=at_hook_points(tracker.hooks()))
         assert tracker.rows[0].token_ids == trace.token_ids[:50].tolist()
 
 

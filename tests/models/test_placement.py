@@ -164,6 +164,7 @@ class TestOnTheDisk:
         return {**ends, "model.norm": "cpu", "model.rotary_emb": "cpu", **layers}
 
     @pytest.mark.parametrize("embedding", ["cpu", "disk"])
+    @pytest.mark.slow
     def test_a_bridge(
         self, folder: Path, whole: Any, trace: Trace, tmp_path: Path, embedding: str
     ) -> None:

@@ -21,8 +21,8 @@ from stepflow_tl import (
     step_saliency,
 )
 from stepflow_tl.errors import GenerationError, ModelError, StepMapError
+from stepflow_tl.interventions.groups import Groups
 from stepflow_tl.interventions.odds_equal_bridge import equalize_odds
-from stepflow_tl.interventions.position import Groups
 from stepflow_tl.models.decoder_hooks import attend_through
 from stepflow_tl.models.view import view
 from stepflow_tl.models.weights import is_quantized
@@ -73,6 +73,7 @@ class TestDtypes:
 
     @pytest.mark.parametrize("kind", ["qwen2", "llama", "gpt_oss"])
     @pytest.mark.parametrize("name", HALF)
+    @pytest.mark.slow
     def test_maps_are_those_of_float32(
         self, tiny: Callable[..., Any], trace: Trace, kind: str, name: str
     ) -> None:
@@ -113,8 +114,7 @@ class TestTheBridgesArithmetic:
         """Rows in float16 come out as those in float32 do, rounded once."""
         pattern = torch.rand(1, 2, 3, 4).softmax(-1).half()
         bridge = torch.tensor([[[True, True, False, False]] * 3])
-        sizes = torch.full((1, 3), 2.0)
-        groups = Groups(bridge, ~bridge, sizes, sizes)
+        groups = Groups.of(bridge, ~bridge)
         found = equalize_odds(pattern, groups, tau_max=0.7)
         exact = equalize_odds(pattern.float(), groups, tau_max=0.7)
         assert found.pattern.dtype == torch.float16 and found.before.dtype == torch.float32
@@ -124,7 +124,7 @@ class TestTheBridgesArithmetic:
         pattern = torch.full((1, 1, 2, 4), 0.25)
         pattern[0, 0, 1, 3] = float("nan")
         bridge = torch.tensor([[[True, False, False, False]] * 2])
-        groups = Groups(bridge, ~bridge, torch.ones(1, 2), torch.full((1, 2), 3.0))
+        groups = Groups.of(bridge, ~bridge)
         result = equalize_odds(pattern, groups, tau_max=0.9)
         assert result.pattern[0, 0, 0].isfinite().all()
         assert result.pattern[0, 0, 1].isnan().any()
@@ -257,8 +257,7 @@ class TestNonFiniteLogits:
             with monkeypatch.context() as patch, Readings(patch) as readings:
                 generate(qwen2, QUESTIONS, **{**ASK, "max_new_tokens": tokens})
             counts.append(readings.count)
-        own = teacher_forced_readings(qwen2, monkeypatch)
-        assert counts[1] - counts[0] == 8 * (own + 1)
+        assert counts[1] - counts[0] == 8
 
 
 def teacher_forced_readings(model: Any, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -381,6 +380,7 @@ class TestPackedWeights:
     [{"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, {"load_in_8bit": True}],
     ids=["nf4", "int8"],
 )
+@pytest.mark.slow
 def test_bitsandbytes(
     tiny_folder: Callable[..., Path], trace: Trace, config: dict[str, Any]
 ) -> None:

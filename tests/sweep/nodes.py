@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,14 +29,16 @@ class Noted(Plain):
     name: ClassVar[str] = "noted"
     folder: str
 
-    def solve(self, model: Any, questions: Any, *arguments: Any, **options: Any) -> list[Attempt]:
+    def solve_each(
+        self, model: Any, questions: Any, *arguments: Any, **options: Any
+    ) -> Generator[tuple[int, Attempt], None, None]:
         here, folder = node_here(), Path(self.folder)
         victim = (folder / "victim").read_text()
         earlier = [where for where, _ in self.notes()].count(here)
         (folder / f"{uuid.uuid4().hex}.note").write_text("\n".join([here, *questions]))
         while here == victim or (earlier and not (folder / "killed").is_file()):
             time.sleep(0.05)
-        return super().solve(model, questions, *arguments, **options)
+        yield from super().solve_each(model, questions, *arguments, **options)
 
     def notes(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Node and questions of each batch that was begun."""

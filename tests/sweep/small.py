@@ -30,6 +30,11 @@ def assert_same_rows(rows: pd.DataFrame, others: pd.DataFrame) -> None:
     assert_frame_equal(rows.drop(columns="seconds"), others.drop(columns="seconds"))
 
 
+def assert_same_cells(rows: pd.DataFrame, others: pd.DataFrame) -> None:
+    """The same of a store's rows, which stand in the order in which they were finished."""
+    assert_same_rows(rows.set_index("hash").loc[others["hash"]].reset_index(), others)
+
+
 def assert_clean(model: Any) -> None:
     """No hook was left behind."""
     assert not any(hooks_of(model).values())

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from small import CELLS, DECODING, GRID, assert_same_rows, small
+from small import CELLS, DECODING, GRID, assert_same_cells, assert_same_rows, small
 from test_sweep import SAMPLED, Stopping, counted
 
 from stepflow_tl.interventions import OddsEqualBridge, StepFlow, StepMomentum
@@ -222,7 +222,7 @@ def test_a_stopped_sweep_is_resumed_from_its_store(folder, tmp_path):
     assert table["cells"].tolist() == table["done"].tolist() == [4, 4, 4]
     assert table["arm"].tolist() == [arm.label for arm in small(folder).arms]
     assert (table["seconds"] > 0).all()
-    assert_same_rows(rows, small(folder).run(tmp_path / "other.sqlite"))
+    assert_same_cells(rows, small(folder).run(tmp_path / "other.sqlite"))
 
 
 def test_every_remembered_sweep_is_resumed(folder, tmp_path):

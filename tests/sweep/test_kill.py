@@ -140,6 +140,7 @@ def _lay_out_and_die(sweep: Sweep, path: object, statement: str) -> None:
 @pytest.mark.parametrize(
     "statement", ["journal_mode", "TABLE IF NOT EXISTS facts", "'format'", "'identity'", "REPLACE"]
 )
+@pytest.mark.slow
 def test_killed_while_the_store_is_made(sweep, uninterrupted, tmp_path, statement):
     rows, _ = uninterrupted
     path = tmp_path / "store.sqlite"

@@ -222,7 +222,7 @@ class Here:
 
 
 class Fake:
-    """A worker that returns its batches as rows."""
+    """A worker that returns its units as rows: here each is one batch."""
 
     def __init__(self, weights="w", fails=0):
         self.weights, self.fails, self.solved = weights, fails, []
@@ -230,10 +230,11 @@ class Fake:
     def survey(self):
         return Survey("m", self.weights, 4, True)
 
-    def solve(self, identity, batch):
+    def solve(self, identity, unit):
         if self.fails:
             self.fails -= 1
             raise RuntimeError("the node was lost")
+        (batch,) = unit
         self.solved.append(batch)
         return [{"batch": batch.seed}]
 
@@ -284,6 +285,7 @@ def test_workers_with_gpus_of_their_own(cluster, folder, tmp_path):
     assert len(small(folder, **FEW).run(tmp_path / "s.sqlite", executor=executor)) == 24
 
 
+@pytest.mark.slow
 def test_the_sweep_itself_loads_no_model_where_workers_do(folder, cluster, tmp_path, monkeypatch):
     monkeypatch.setattr("stepflow_tl.sweep.sweep.load_model", None)
     rows = small(folder, **FEW).run(

@@ -48,6 +48,7 @@ def row_of(model: Any, form: Any, path: Any) -> tuple[Any, Any]:
     ],
     ids=["auto", "think", "plain", "full_stop", "none", "other"],
 )
+@pytest.mark.slow
 def test_a_rows_trace_is_cut_as_it_was_decoded(reasoner, tmp_path, form):
     row, decoded = row_of(reasoner, form, tmp_path / "s.sqlite")
     again = trace_of(reasoner, row)

@@ -261,6 +261,7 @@ def test_parts_are_stable(written):
 
 
 @given(n=st.integers(1, 30), more=st.integers(0, 30))
+@pytest.mark.slow
 def test_a_smaller_n_is_among_a_larger(tmp_path_factory, n, more):
     path = tmp_path_factory.getbasetemp() / "many.jsonl"
     path.write_text("".join(f"{json.dumps(row)}\n" for row in MANY[:60]))

@@ -102,6 +102,7 @@ def test_what_is_graded(parts, graded, of):
 @pytest.mark.parametrize(
     "unit", [" ", "<", "</s>", "<|im_end|>", "<think>", "</think>", "<|end|>", "<|channel|>", "to="]
 )
+@pytest.mark.slow
 def test_long_hostile_text_is_read(unit):
     """Text of any kind is read in one go; untrusted, it may be made to take long."""
     parts = read_response(unit * (300_000 // len(unit)))

@@ -348,6 +348,7 @@ def test_full_stops_are_cut_as_they_always_were(tokens: list[str]) -> None:
 @pytest.mark.parametrize(
     "unit", ["a", "1", "`", "$", "\\", "word ", "a.b", "| ", "\n", "好", "5. "]
 )
+@pytest.mark.slow
 def test_the_state_is_bounded(unit: str) -> None:
     state = new_cutter("sentence")
     state.open("Once upon a time ")
@@ -364,6 +365,7 @@ def _held(thing: object) -> int:
 
 
 @pytest.mark.parametrize("cutter", NAMES)
+@pytest.mark.slow
 def test_a_long_step_takes_no_more_work_per_token_than_a_short_one(cutter: Cutting) -> None:
     def calls(tokens: int) -> int:
         state = new_cutter(cutter)

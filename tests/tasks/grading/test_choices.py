@@ -124,6 +124,7 @@ def test_questions_that_cannot_be(letter: str, options: int, says: str) -> None:
 
 
 @pytest.mark.parametrize("unit", ["answer ", "answer:*", "Answer: A, ", "*", ",", "{", "\\text"])
+@pytest.mark.slow
 def test_a_megabyte(unit: str) -> None:
     response = unit * (1_000_000 // len(unit))
     assert not grade_choice(response, "B").correct

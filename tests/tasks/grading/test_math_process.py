@@ -104,6 +104,7 @@ assert grade_math({INTEGRAL!r}, "5").correct and SHARED.pid == mine != {here}
 
 @pytest.mark.parametrize("busy", [False, True])
 @pytest.mark.skipif(not Path("/proc").exists(), reason="reads /proc")
+@pytest.mark.slow
 def test_it_ends_with_a_parent_that_is_killed(busy: bool) -> None:
     last = "print(SHARED.pid, flush=True); time.sleep(600)"
     if busy:

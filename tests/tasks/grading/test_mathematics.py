@@ -178,6 +178,7 @@ x= \pm \overline{ 0.1\overline 2000! ! % : < > \cup a\\ & $ 1e5000* f( E[ 99! \{
 
 
 @pytest.mark.parametrize("unit", LONG.split())
+@pytest.mark.slow
 def test_no_answer_raises(unit: str) -> None:
     """As long as an answer may be; with a gold that is a number, an expression or the answer."""
     unit = unit.replace("~", " ")

@@ -124,11 +124,13 @@ def test_there_are_enough() -> None:
 
 
 @pytest.mark.parametrize("number", range(len(CLASSES)))
+@pytest.mark.slow
 def test_every_spelling_is_accepted(number: int) -> None:
     pairs = itertools.permutations(CLASSES[number], 2)
     assert [pair for pair in pairs if not accepts(*pair)] == []
 
 
+@pytest.mark.slow
 def test_no_other_answer_is_accepted() -> None:
     """As golds and answers come: the first spelling against the others, and drawn pairs."""
     rng = random.Random(0)

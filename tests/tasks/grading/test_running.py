@@ -210,6 +210,7 @@ def test_complaints_for_ever_are_cut() -> None:
         "while True:\n    try:\n        raise SystemExit\n    except SystemExit: pass",
     ],
 )
+@pytest.mark.slow
 def test_a_program_that_never_ends(source: str) -> None:
     assert run(source, limits=Limits(seconds=0.7)).error == "timeout"
 
