@@ -1,8 +1,8 @@
 """The command line: thin over the library.
 
 `app` is the program, `options` what several commands take; `traces`, `benchmarks` and `sweeps` hold
-the commands, `demo` the main job (its numbers: `settings`). Nothing heavy is imported before a
-command runs.
+the commands, `demo` the main job (its numbers: `settings`; its processes: `workers`). Nothing heavy
+is imported before a command runs.
 """
 
 from __future__ import annotations

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from stepflow_tl.analysis import PairedOutcome, compare_paired
-from stepflow_tl.analysis.diagnostics import compare_groups, diagnose
+from stepflow_tl.analysis.diagnostics import compare_groups
 from stepflow_tl.cli.settings import DemoSettings
-from stepflow_tl.decoding.generation import generate
-from stepflow_tl.interventions import Ledger, StepFlow
+from stepflow_tl.cli.workers import Workers, diagnosed, solved, workers
+from stepflow_tl.decoding.settings import Decoding
+from stepflow_tl.interventions import StepFlow
 from stepflow_tl.models.loading import load_model
 from stepflow_tl.models.view import view
 from stepflow_tl.plots import (
@@ -37,16 +38,21 @@ from stepflow_tl.version import versions
 
 @dataclass(frozen=True)
 class Solved:
-    """One problem, the set it is from, the model's trace and what became of it."""
+    """One problem, the set it is from, the model's trace, what became of it, the trace's file."""
 
     group: str
     problem: Problem
     trace: Trace
     verdict: Verdict
+    path: Path | None = None
 
 
 def run_demo(
-    out: str | Path, settings: DemoSettings | None = None, *, progress: bool = False
+    out: str | Path,
+    settings: DemoSettings | None = None,
+    *,
+    progress: bool = False,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Run the demo and write ``summary.json``, tables and pictures.
 
@@ -54,6 +60,8 @@ def run_demo(
         out: Folder to write to; made if missing.
         settings: What to run.
         progress: Show progress bars.
+        processes: Number of processes that decode and map; more are started by ``spawn``, so that
+            a script needs its ``if __name__ == "__main__"``.
 
     Returns:
         The summary that was written.
@@ -61,15 +69,20 @@ def run_demo(
     settings = settings or DemoSettings()
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    model = load_model("reasoner", device="cpu")
-    baseline = solve(model, settings, progress=progress)
-    pairs = matched_pairs(baseline, settings.maps_per_outcome)
-    pictures = _draw_maps(model, pairs, folder, progress=progress)
-
-    flow = StepFlow.paper()
-    with flow.attach(model) as run:
-        repaired = solve(model, settings, progress=progress)
+    started, flow = time.perf_counter(), StepFlow.paper()
+    problems = _problems(settings)
+    most = 2 * (len(problems) + settings.maps_per_outcome)
+    with TemporaryDirectory() as traces, workers(processes, most, progress=progress) as at_work:
+        before, after = (Path(traces) / name for name in ("baseline", "StepFlow"))
+        alone = _start(at_work, problems, settings, None, before)
+        under = _start(at_work, problems, settings, flow, after)
+        alone()
+        baseline = _graded(problems, before)
+        pairs = matched_pairs(baseline, settings.maps_per_outcome)
+        shares = _start_maps(at_work, pairs)  # while problems are solved under StepFlow
+        ledger = json.loads(under().to_json(orient="records"))
+        repaired = _graded(problems, after)
+        pictures = _draw_maps(pairs, _in_order(shares), folder)
     table = compare_runs(baseline, repaired)
     table.to_csv(folder / "table.csv", index=False)
     figure = figure_accuracy(table[table["problems"] != "all"], names=["baseline", "StepFlow"])
@@ -88,7 +101,7 @@ def run_demo(
             a.trace.response != b.trace.response for a, b in zip(baseline, repaired, strict=True)
         ),
         "mapped_traces_per_outcome": len(pairs),
-        "ledger": ledger_records(run.ledger),
+        "ledger": ledger,
         "pictures": [path.name for path in pictures],
         "versions": versions(),
         "seconds": round(time.perf_counter() - started, 1),
@@ -97,26 +110,39 @@ def run_demo(
     return summary
 
 
-def solve(model: Any, settings: DemoSettings, *, progress: bool = False) -> list[Solved]:
-    """Let the model solve the problems greedily, and grade it."""
+def _problems(settings: DemoSettings) -> list[tuple[str, Problem]]:
+    """The problems, with the set that each is from."""
     task = WordProblems(
         n=settings.per_set,
         difficulties=settings.difficulties,
         recall=settings.recall_difficulties,
         seed=settings.seed,
     )
-    problems = [(group, problem) for group, drawn in task.groups.items() for problem in drawn]
-    traces = generate(
-        model,
-        [problem.question for _, problem in problems],
-        max_new_tokens=settings.max_new_tokens,
-        batch_size=settings.batch_size,
-        progress=progress,
-    )
-    return [
-        Solved(group, problem, trace, grade(problem, trace.response))
-        for (group, problem), trace in zip(problems, traces, strict=True)
-    ]
+    return [(group, problem) for group, drawn in task.groups.items() for problem in drawn]
+
+
+def _start(
+    at_work: Workers,
+    problems: Sequence[tuple[str, Problem]],
+    settings: DemoSettings,
+    flow: StepFlow | None,
+    folder: Path,
+) -> Callable[[], pd.DataFrame]:
+    """Let the model solve the problems greedily, into a folder of traces."""
+    folder.mkdir()
+    decoding = Decoding(max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size)
+    questions = [problem.question for _, problem in problems]
+    return at_work.start(solved, questions, flow, decoding, folder)
+
+
+def _graded(problems: Sequence[tuple[str, Problem]], folder: Path) -> list[Solved]:
+    """What became of each problem, whose trace is saved under its number."""
+    found = []
+    for number, (group, problem) in enumerate(problems):
+        path = folder / f"{number}.safetensors"
+        trace = Trace.load(path)
+        found.append(Solved(group, problem, trace, grade(problem, trace.response), path))
+    return found
 
 
 def matched_pairs(solved: Sequence[Solved], limit: int) -> list[tuple[Solved, Solved]]:
@@ -187,12 +213,6 @@ def first_errors(solved: Sequence[Solved]) -> dict[str, int]:
     return dict(kinds.most_common())
 
 
-def ledger_records(ledger: Ledger) -> list[dict[str, Any]]:
-    """The ledger as JSON-able rows."""
-    records: list[dict[str, Any]] = json.loads(ledger.to_dataframe().to_json(orient="records"))
-    return records
-
-
 def _columns(outcome: PairedOutcome) -> dict[str, float | int]:
     columns: dict[str, float | int] = {"n": outcome.n}
     for name, estimate in (
@@ -209,17 +229,33 @@ def _columns(outcome: PairedOutcome) -> dict[str, float | int]:
     }
 
 
+def _start_maps(
+    at_work: Workers, pairs: Sequence[tuple[Solved, Solved]]
+) -> list[Callable[[], list[pd.DataFrame]]]:
+    """Let the pairs' traces be mapped, in shares."""
+    paths = [one.path for pair in pairs for one in pair]
+    size = max(1, -(-len(paths) // (4 * at_work.processes)))
+    shares = [paths[first : first + size] for first in range(0, len(paths), size)]
+    return [at_work.start(diagnosed, share) for share in shares]
+
+
+def _in_order(shares: Sequence[Callable[[], list[pd.DataFrame]]]) -> list[pd.DataFrame]:
+    """What the shares give, one after the other."""
+    return [found for share in shares for found in share()]
+
+
 def _draw_maps(
-    model: Any, pairs: Sequence[tuple[Solved, Solved]], folder: Path, *, progress: bool
+    pairs: Sequence[tuple[Solved, Solved]], diagnostics: Sequence[pd.DataFrame], folder: Path
 ) -> list[Path]:
     """Step maps of one pair, and the failure curves of all; nothing where no pair was found."""
     if not pairs:
         return []
+    model = load_model("reasoner", device="cpu")
     named = dict(zip(("correct", "wrong"), pairs[0], strict=True))
-    maps = {name: step_saliency(model, solved.trace) for name, solved in named.items()}
-    tokens = {name: token_saliency(model, solved.trace).mean(0) for name, solved in named.items()}
-    for name, solved in named.items():
-        solved.trace.save(folder / f"trace_{name}.safetensors")
+    maps = {name: step_saliency(model, one.trace) for name, one in named.items()}
+    tokens = {name: token_saliency(model, one.trace).mean(0) for name, one in named.items()}
+    for name, one in named.items():
+        one.trace.save(folder / f"trace_{name}.safetensors")
         maps[name].save(folder / f"step_map_{name}.safetensors")
     pictures = save_figure(
         figure_token_and_step_maps(
@@ -230,13 +266,10 @@ def _draw_maps(
     pictures += save_figure(
         figure_step_flow({f"{name} trace": maps[name] for name in named}), folder / "step_flow"
     )
-    everyone = [solved for pair in pairs for solved in pair]
+    everyone = [one for pair in pairs for one in pair]
     comparison = compare_groups(
-        [
-            diagnose(step_saliency(model, solved.trace))
-            for solved in tqdm(everyone, unit="map", disable=not progress)
-        ],
-        correct=[solved.verdict.correct for solved in everyone],
+        diagnostics,
+        correct=[one.verdict.correct for one in everyone],
         problems=[s.problem.question for s in everyone],
         strata=[s.group for s in everyone],
     )

@@ -18,7 +18,7 @@ class DemoSettings:
         maps_per_outcome: At most this many correct, and as many wrong, traces are mapped, equally
             many of both from each set, so that difficulty does not decide.
         max_new_tokens: Where a response is cut.
-        batch_size: Problems decoded together.
+        batch_size: Problems decoded at a time.
         seed: Of the problems.
     """
 
@@ -27,5 +27,5 @@ class DemoSettings:
     recall_difficulties: tuple[int, ...] = (6,)
     maps_per_outcome: int = 60
     max_new_tokens: int = 700
-    batch_size: int = 50
+    batch_size: int = 100
     seed: int = 2026

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +31,8 @@ def demo(
     """
     from stepflow_tl.cli.demo import format_table, run_demo
 
-    summary = run_demo(out, DemoSettings(per_set=per_set, seed=seed), progress=True)
+    settings = DemoSettings(per_set=per_set, seed=seed)
+    summary = run_demo(out, settings, progress=True, processes=min(2, os.cpu_count() or 1))
     typer.echo(format_table(summary["table"]))
     typer.echo(f"\n{summary['verdict']}\n")
     for name in ["summary.json", "table.csv", *summary["pictures"]]:

@@ -22,6 +22,14 @@ def demo(tmp_path_factory):
     return folder, run_demo(folder, SMALL)
 
 
+@pytest.mark.slow
+def test_two_processes_find_the_same(demo, tmp_path):
+    summary = run_demo(tmp_path, SMALL, processes=2)
+    for name in ("table", "verdict", "ledger", "first_errors", "pictures"):
+        assert summary[name] == demo[1][name]
+
+
+@pytest.mark.slow
 def test_the_summary_holds_settings_results_and_versions(demo):
     folder, summary = demo
     assert json.loads((folder / "summary.json").read_text())["table"] == summary["table"]
@@ -41,6 +49,7 @@ def test_the_summary_holds_settings_results_and_versions(demo):
     assert "transformer-lens" in summary["versions"]
 
 
+@pytest.mark.slow
 def test_every_picture_named_is_there(demo):
     folder, summary = demo
     assert summary["mapped_traces_per_outcome"] > 0
