@@ -10,7 +10,7 @@ EXPERIMENTS := main_table component_ablation layer_ablation strengths equal_comp
 	difficulty_gain error_kinds step_maps failure_curves repair_and_maps
 SHOWN := step_flow.png failure_curves.png layer_ablation.png strengths.png equal_compute.png
 
-.PHONY: help demo test check figures notebooks docs test-hooked clean
+.PHONY: help demo test test-slow test-all check figures bench-gpu notebooks docs test-hooked clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -18,8 +18,13 @@ help:  ## this list
 demo: .venv/.installed  ## the main job on the bundled reasoner, into outputs/demo
 	$(BIN)/stepflow-tl demo --out outputs/demo
 
-test: .venv/.installed  ## the tests
-	$(BIN)/pytest -n $(WORKERS)
+test: .venv/.installed  ## the tests, but for the slow ones
+	$(BIN)/pytest -n $(WORKERS) -m "not slow"
+
+test-slow: .venv/.installed  ## the slow ones
+	$(BIN)/pytest -n $(WORKERS) -m slow
+
+test-all: test test-slow  ## both
 
 check: .venv/.installed  ## lint, formatting, types
 	$(BIN)/ruff check .
@@ -32,6 +37,9 @@ figures: .venv/.installed  ## every figure and table, on all cores; stopped, it 
 	done
 	mkdir -p figures
 	cd outputs/experiments && cp $(SHOWN) ../../figures/
+
+bench-gpu: .venv/.installed  ## decoding, maps and a sweep on a CUDA device, checked against the CPU
+	$(BIN)/python benchmarks/gpu.py
 
 notebooks: .venv/.installed  ## execute the notebooks, and write their outputs into them
 	$(BIN)/python notebooks/execute.py
