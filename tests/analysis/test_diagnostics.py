@@ -86,6 +86,7 @@ def test_a_real_map_has_shares_that_sum_to_one(qwen2, trace):
     assert np.allclose(of_summary.sum(axis=1), 1.0)
 
 
+@pytest.mark.slow
 def test_groups_are_compared_layer_by_layer():
     generator = np.random.default_rng(0)
     tables, correct = [], []

@@ -44,6 +44,7 @@ def test_a_token_map_marks_segments(qwen2, trace):
     assert is_drawn(plot_token_map(scores, trace).get_figure())
 
 
+@pytest.mark.slow
 def test_the_papers_figures(qwen2, trace, step_map):
     tokens = token_saliency(qwen2, trace).mean(0)
     example = {"correct": (tokens, trace, step_map), "wrong": (tokens, trace, step_map)}

@@ -39,6 +39,7 @@ no_font = pytest.mark.filterwarnings("ignore:no installed font", "ignore:Glyph")
 @no_font
 @each_figure
 @pytest.mark.parametrize("one", TRACES.values(), ids=TRACES)
+@pytest.mark.slow
 def test_names_neither_overlap_nor_leave_the_figure(draw, one):
     assert crowded(draw(one)) == []
 
@@ -147,6 +148,7 @@ def test_no_map_is_no_figure():
 
 @no_font
 @pytest.mark.parametrize("form", ["png", "pdf", "svg"])
+@pytest.mark.slow
 def test_equal_maps_give_equal_bytes(form, tmp_path):
     for draw in DRAWN.values():
         files = [
