@@ -143,22 +143,14 @@ class BridgeView(HookPointsView):
     def hooks(self, hooks: Sequence[Hook], first_query: FirstQuery = lambda: 0) -> Iterator[None]:
         """Inside, the model runs these hook functions, after those that live on it already."""
         block = (list(hooks), first_query)
-        with super().hooks(hooks, first_query):
-            self._known.blocks.append(block)
-            try:
-                yield
-            finally:
-                self._known.blocks.remove(block)
+        with super().hooks(hooks, first_query), _kept(self._known.blocks, block):
+            yield
 
     @contextmanager
     def watch_tokens(self, see: _Watcher) -> Iterator[None]:
         """Inside, token ids are seen on their way into the embedding."""
-        with super().watch_tokens(see):
-            self._known.watchers.append(see)
-            try:
-                yield
-            finally:
-                self._known.watchers.remove(see)
+        with super().watch_tokens(see), _kept(self._known.watchers, see):
+            yield
 
     @property
     def _known(self) -> _Known:
@@ -228,6 +220,16 @@ class BridgeView(HookPointsView):
     def _output_projection(self, layer: int) -> Any:
         output = self._attention(layer).o
         return getattr(output, "original_component", output)
+
+
+@contextmanager
+def _kept(held: list[Any], one: Any) -> Iterator[None]:
+    """Inside, it is held among the others."""
+    held.append(one)
+    try:
+        yield
+    finally:
+        held.remove(one)
 
 
 def _rounding(logits: Tensor) -> float:

@@ -155,9 +155,9 @@ class Strategy(ABC):
                 same = same_answer if callable(same_answer) else same_answer[number]
                 read = read_answer[number] if isinstance(read_answer, Sequence) else read_answer
                 taken, tied = majority(cast, same, read)
-                now = time.perf_counter()
-                yield number, Attempt(trace=taken, traces=cast, tied=tied, seconds=now - started)
-                started = now
+                seconds = time.perf_counter() - started
+                yield number, Attempt(trace=taken, traces=cast, tied=tied, seconds=seconds)
+                started = time.perf_counter()  # what is done with it meanwhile is not decoding
 
 
 @dataclass(frozen=True, kw_only=True)
