@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,31 @@ def write_file(path: str | Path, kind: str, tensors: dict[str, Tensor], facts: A
         raise OSError(f"could not write a {kind} file to {path}: {_said(error)}") from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+_MOUNTS = Path("/proc/self/mounts")
+_NETWORK = re.compile(
+    r"(nfs\d?|cifs|smb\w*|afs|ceph|lustre|gpfs|beegfs\w*|panfs|gfs2|ocfs2|glusterfs|pvfs2|wekafs|"
+    r"fuse\.(sshfs|glusterfs\S*|ceph\S*|s3fs|gcsfuse|rclone|juicefs|moosefs|lizardfs|weka\w*))"
+)
+
+
+def network_file_system(path: str | Path) -> str | None:
+    """Kind of the network file system that a path lies on; None on a disk of this machine.
+
+    Told by Linux alone (its table of mounts); elsewhere None.
+    """
+    try:
+        lines = _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    place, found = Path(path).resolve(), (0, "")
+    for line in lines:
+        _, mounted, kind, *_ = line.split()
+        mounted = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), mounted)
+        if place.is_relative_to(mounted) and len(mounted) >= found[0]:
+            found = (len(mounted), kind)
+    return found[1] if _NETWORK.fullmatch(found[1]) else None
 
 
 def _said(error: Exception) -> str:

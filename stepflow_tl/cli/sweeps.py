@@ -1,4 +1,4 @@
-"""Commands on sweeps: run, resume, status, export."""
+"""Commands on sweeps: run, resume, status, merge, export."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from stepflow_tl.cli.app import app
+from stepflow_tl.errors import SettingError
 
 
 class _DefaultsToRun(typer.core.TyperGroup):
@@ -26,7 +27,7 @@ sweeps = typer.Typer(
     cls=_DefaultsToRun,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Sweep settings over problems: sweep CONFIG.yaml, then resume, status, export.",
+    help="Sweep settings over problems: sweep CONFIG.yaml, then resume, status, merge, export.",
 )
 app.add_typer(sweeps, name="sweep")
 
@@ -54,6 +55,14 @@ def sweep_run(
     store: Annotated[
         Path | None, typer.Option(help="Where rows are kept; default: CONFIG.sqlite beside it.")
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N/OF",
+            help="3/16: the third of sixteen parts, one for each task of a job array; default "
+            "store: CONFIG.3-of-16.sqlite.",
+        ),
+    ] = None,
     ray: Address = None,
     gpus: Gpus = 0.0,
     mix: Mix = False,
@@ -62,10 +71,12 @@ def sweep_run(
     """Run a sweep, or go on with it; each finished batch is kept, whatever happens."""
     from stepflow_tl.sweep import read_config
 
+    part = None if shard is None else _read_shard(shard)
     described = read_config(config, allow_code_execution=allow_code_execution)
-    path = store or config.with_suffix(".sqlite")
+    name = ".sqlite" if part is None else f".{part[0]}-of-{part[1]}.sqlite"
+    path = store or config.with_suffix(name)
     with _resumable(path):
-        described.run(path, executor=_executor(ray, gpus), progress=True, mix=mix)
+        described.run(path, executor=_executor(ray, gpus), progress=True, mix=mix, shard=part)
     _show_status(path)
     typer.echo(f"  {path}")
 
@@ -98,6 +109,28 @@ def sweep_status(store: StorePath) -> None:
     _show_status(store)
 
 
+@sweeps.command("merge")
+def sweep_merge(
+    stores: Annotated[
+        list[Path], typer.Argument(help="Stores, such as those of a sweep's shards.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The store that takes them in; default: the first of them.")
+    ] = None,
+    mix: Mix = False,
+) -> None:
+    """Put several stores into one; `sweep resume` then finishes what is still missing."""
+    from stepflow_tl.sweep import merge
+
+    into, sources = (stores[0], stores[1:]) if out is None else (out, stores)
+    if out is None and not into.is_file():  # it is made only where --out asks for it
+        raise FileNotFoundError(f"no sweep store at {into}")
+    typer.echo(merge(sources, into, mix=mix).to_string(index=False))
+    typer.echo()
+    _show_status(into)
+    typer.echo(f"  {into}")
+
+
 @sweeps.command("export")
 def sweep_export(
     store: StorePath,
@@ -122,6 +155,16 @@ def _resumable(store: Path) -> Iterator[None]:
         if store.is_file():  # else it was stopped before there was anything to go on with
             sys.stderr.write(f"stopped; go on with: stepflow-tl sweep resume {store}\n")
         raise
+
+
+def _read_shard(text: str) -> tuple[int, int]:
+    number, _, of = text.partition("/")
+    try:
+        return int(number), int(of)
+    except ValueError:
+        raise SettingError(
+            f"expected --shard such as 3/16, the third of sixteen, got {text!r}"
+        ) from None
 
 
 def _executor(ray: str | None, gpus: float) -> Any:

@@ -1,8 +1,9 @@
 """Sweeps: a grid of settings over problems, stored cell by cell, resumable, here or elsewhere.
 
 A `Sweep` (`sweep`) of a `grid` is planned as cells (`cells`), which executors (`executors`) decode
-and grade batch by batch (`work`) into a `store`. A file can describe it (`config`), and strengths
-can be chosen on held-out problems (`calibration`).
+and grade batch by batch (`work`) into a `store`. A file can describe it (`config`), stores of its
+shards are put together (`merging`), and strengths can be chosen on held-out problems
+(`calibration`).
 """
 
 from stepflow_tl.errors import ConfigError, StoreError
@@ -11,6 +12,7 @@ from stepflow_tl.sweep.cells import Arm
 from stepflow_tl.sweep.config import read_config, resume, status
 from stepflow_tl.sweep.executors import Executor, LocalExecutor, RayExecutor
 from stepflow_tl.sweep.grid import BASELINE, Grid, Setting, grid, settings_columns
+from stepflow_tl.sweep.merging import merge
 from stepflow_tl.sweep.store import Store, write_table
 from stepflow_tl.sweep.sweep import Sweep
 from stepflow_tl.sweep.work import trace_of
@@ -30,6 +32,7 @@ __all__ = [
     "Sweep",
     "calibrate",
     "grid",
+    "merge",
     "read_config",
     "resume",
     "settings_columns",

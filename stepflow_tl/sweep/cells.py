@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from stepflow_tl.decoding.settings import Decoding
+from stepflow_tl.errors import SettingError
 from stepflow_tl.interventions import StepFlow
 from stepflow_tl.models.layers import resolve_layers
 from stepflow_tl.sweep.grid import BASELINE, Grid, Setting, to_spec
@@ -90,6 +91,38 @@ def batches_of(
             ]
             for first in range(0, len(cells), size):
                 yield Batch(arm, seed, tuple(cells[first : first + size]))
+
+
+def check_shard(shard: tuple[int, int]) -> None:
+    """Refuse what is no part of a plan.
+
+    Raises:
+        SettingError: It is not the number of a part, from 1, and how many there are.
+    """
+    numbers = isinstance(shard, tuple) and [isinstance(n, int) for n in shard] == [True, True]
+    if not numbers or not 1 <= shard[0] <= shard[1]:
+        raise SettingError(
+            f"expected a shard such as (3, 16), the third of sixteen, numbered from 1, got {shard}"
+        )
+
+
+def shard_of(plan: Sequence[Batch], number: int, of: int) -> list[Batch]:
+    """One part of a plan: every so-manieth of its different cells.
+
+    Args:
+        plan: All batches.
+        number: Which part, from 1.
+        of: How many parts there are.
+    """
+    order: dict[str, int] = {}
+    for batch in plan:
+        for cell in batch.cells:
+            order.setdefault(cell.hash, len(order))
+    mine = [
+        replace(batch, cells=tuple(c for c in batch.cells if order[c.hash] % of == number - 1))
+        for batch in plan
+    ]
+    return [batch for batch in mine if batch.cells]
 
 
 def cells_together(strategy: Strategy, decoding: Decoding) -> int:

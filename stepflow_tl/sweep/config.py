@@ -78,7 +78,8 @@ def resume(
                 "store alone; run the same Sweep in Python on the same store"
             )
         described = _sweep(known["settings"], allow_code_execution)
-        described.run(store, executor=executor, progress=progress, mix=mix)
+        shard = tuple(known["shard"]) if "shard" in known else None
+        described.run(store, executor=executor, progress=progress, mix=mix, shard=shard)
     return store.to_dataframe()
 
 

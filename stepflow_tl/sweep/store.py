@@ -1,4 +1,9 @@
-"""Finished cells in one SQLite file: what is in it survives whatever happens to the process."""
+"""Finished cells in one SQLite file: what is in it survives whatever happens to the process.
+
+SQLite's write-ahead log shares memory between the processes of one machine, which no network file
+system carries to another; so a store there is kept with a rollback journal, and belongs to one
+process at a time.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +19,7 @@ from typing import Any
 import pandas as pd
 
 from stepflow_tl.errors import SettingError, StoreError
+from stepflow_tl.files import network_file_system
 
 COLUMNS: dict[str, str] = {
     "hash": "TEXT PRIMARY KEY",
@@ -54,7 +60,9 @@ _PARAMETERS = 900  # SQLite's own limit is higher; this holds everywhere
 class Store:
     """One SQLite file (in WAL mode) with a row per finished cell.
 
-    Any number of processes may read while one writes. Rows come in whole batches or not at all.
+    Any number of processes of this machine may read while one writes. Rows come in whole batches or
+    not at all. On a network file system it is in rollback mode, and one process has it at a time:
+    let each machine write a store of its own, and `merge` them.
 
     Args:
         path: The file.
@@ -77,6 +85,8 @@ class Store:
                 self._lay_out(database)
             elif not {"cells", "facts", "plan"} <= tables:
                 raise StoreError(f"{self.path} is no sweep store")
+            else:
+                self._set_journal(database)
         if self.fact("format") in _OLDER:
             self._add_columns()
         found = self.fact("format")
@@ -148,6 +158,32 @@ class Store:
                 [tuple(_storable(row[name]) for name in COLUMNS) for row in rows],
             )
 
+    def take_in(self, source: Store) -> tuple[int, int, int]:
+        """Add what another store holds, and what it has planned, all or nothing.
+
+        Returns:
+            Its rows; how many of them were added; and how many are here with another response.
+        """
+        names = ", ".join(f'"{name}"' for name in COLUMNS)
+        with self._connected() as database:
+            database.execute("ATTACH ? AS source", (str(source.path.resolve()),))
+            with database:
+                database.execute("BEGIN IMMEDIATE")
+                (rows,) = database.execute("SELECT COUNT(*) FROM source.cells").fetchone()
+                (differ,) = database.execute(
+                    "SELECT COUNT(*) FROM source.cells AS theirs JOIN main.cells AS ours "
+                    "USING (hash) WHERE theirs.token_ids != ours.token_ids"
+                ).fetchone()
+                added = database.execute(
+                    f"INSERT OR IGNORE INTO main.cells ({names}) SELECT {names} FROM source.cells "
+                    "ORDER BY source.cells.rowid"
+                ).rowcount
+                database.execute(
+                    "INSERT OR IGNORE INTO main.plan SELECT hash, arm FROM source.plan "
+                    "ORDER BY source.plan.rowid"
+                )
+        return int(rows), int(added), int(differ)
+
     def to_dataframe(self, hashes: Sequence[str] | None = None) -> pd.DataFrame:
         """Finished cells, a row each, in the order they were finished; or those asked for.
 
@@ -215,9 +251,12 @@ class Store:
                 "UPDATE facts SET value = ? WHERE name = 'format'", (json.dumps(_FORMAT),)
             )
 
-    @staticmethod
-    def _lay_out(database: sqlite3.Connection) -> None:
-        _write_ahead(database)
+    def _set_journal(self, database: sqlite3.Connection) -> None:
+        """The journal that the file's place allows; a store that was moved may have the other."""
+        _journal(database, "wal" if network_file_system(self.path) is None else "delete")
+
+    def _lay_out(self, database: sqlite3.Connection) -> None:
+        self._set_journal(database)
         columns = ", ".join(f'"{name}" {kind}' for name, kind in COLUMNS.items())
         with database:
             database.execute("BEGIN IMMEDIATE")
@@ -252,11 +291,13 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _write_ahead(database: sqlite3.Connection) -> None:
-    """Switch to WAL; SQLite's timeout does not hold while another process is doing the same."""
+def _journal(database: sqlite3.Connection, mode: str) -> None:
+    """Switch to a journal; SQLite's timeout does not hold while another process does the same."""
     for patience in range(_PATIENCE, -1, -1):
         try:
-            database.execute("PRAGMA journal_mode = WAL")
+            (found,) = database.execute("PRAGMA journal_mode").fetchone()
+            if found != mode:
+                database.execute(f"PRAGMA journal_mode = {mode}")
             return
         except sqlite3.OperationalError as error:
             if not patience or "locked" not in str(error):

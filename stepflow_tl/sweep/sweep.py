@@ -31,7 +31,9 @@ from stepflow_tl.sweep.cells import (
     Batch,
     arms_of,
     batches_of,
+    check_shard,
     decoding_spec,
+    shard_of,
     strategy_spec,
 )
 from stepflow_tl.sweep.executors import Executor, Job, LocalExecutor, Survey
@@ -149,6 +151,7 @@ class Sweep:
         executor: Executor | None = None,
         progress: bool = False,
         mix: bool = False,
+        shard: tuple[int, int] | None = None,
     ) -> pd.DataFrame:
         """Decode and grade every cell that the store does not hold yet.
 
@@ -160,10 +163,13 @@ class Sweep:
             executor: Where to decode; None for this process.
             progress: Show a progress bar with rate and remaining time.
             mix: Accept a store with rows of another version, model, decoding or problem set.
+            shard: ``(3, 16)`` for the third of sixteen parts, as one task of a job array takes it:
+                every cell is in one part, whatever the batch size, and every arm in each where it
+                has cells enough. `stepflow_tl.sweep.merge` puts the parts' stores together.
 
         Returns:
-            This sweep's rows, in order, with the columns of `Store.to_dataframe`; ``arm`` and
-            ``setting`` carry the labels of this sweep's grid.
+            This sweep's rows (a shard's own), in order, with the columns of `Store.to_dataframe`;
+            ``arm`` and ``setting`` carry the labels of this sweep's grid.
 
         Raises:
             StoreError: The store holds results of something else; the difference is spelled out.
@@ -172,10 +178,13 @@ class Sweep:
                 cannot be graded.
             GenerationError: A batch does not fit in memory, or has logits that are not finite;
                 what is finished is kept.
+            SettingError: There is no such shard.
 
         Warns:
             InterventionWarning: For each arm whose interventions never acted on any problem.
         """
+        if shard is not None:
+            check_shard(shard)
         self.task.check()
         if any(strategy.traces_per_answer > 1 for strategy in self.strategies):
             self.task.check_votes()
@@ -193,10 +202,12 @@ class Sweep:
                     survey.exact,
                 )
             )
+            if shard is not None:
+                plan = shard_of(plan, *shard)
             cells = {cell.hash for batch in plan for cell in batch.cells}
             store = store if isinstance(store, Store) else Store(store, create=True)
             store.identify(identity, mix=mix)
-            self._leave_note(store)
+            self._leave_note(store, shard)
             store.plan((cell.hash, batch.arm.label) for batch in plan for cell in batch.cells)
             done = store.done(cells)
             with (
@@ -229,10 +240,11 @@ class Sweep:
             **({"load": dict(self.load)} if self.load else {}),
         }
 
-    def _leave_note(self, store: Store) -> None:
+    def _leave_note(self, store: Store, shard: tuple[int, int] | None) -> None:
         """Let the store remember the sweep, so that it can be resumed from there."""
         known = store.fact("sweeps") or []
-        mine = json.loads(json.dumps({"settings": self.describe()}))
+        part = {} if shard is None else {"shard": shard}
+        mine = json.loads(json.dumps({"settings": self.describe(), **part}))
         if mine not in known:
             store.note("sweeps", [*known, mine])
 
@@ -284,7 +296,7 @@ class Sweep:
         table = labels.merge(stored.drop(columns=_LABELS), on="hash")
         for arm in self.arms:
             fired = table.loc[table["arm"] == arm.label, "fired"]
-            if arm.setting.flow.interventions and not fired.any():
+            if arm.setting.flow.interventions and len(fired) and not fired.any():
                 warnings.warn(
                     f"{arm.label}: its interventions never acted on any of {len(fired)} problems",
                     InterventionWarning,

@@ -249,6 +249,24 @@ def test_a_sweep_from_its_settings_to_a_table(run, config):
     assert len(pd.read_csv(path.with_suffix(".csv"))) == 24
 
 
+def test_shards_of_a_sweep_are_merged(run, config):
+    path = config()
+    shards = [path.with_name(f"small.{number}-of-3.sqlite") for number in (1, 2, 3)]
+    for number, shard in enumerate(shards, 1):
+        code, out, _ = run("sweep", path, "--shard", f"{number}/3")
+        assert code == 0 and str(shard) in out
+    whole = path.with_name("whole.sqlite")
+    code, out, _ = run("sweep", "merge", *shards, "--out", whole)
+    assert code == 0 and str(whole) in out
+    assert run("sweep", path, "--store", path.with_suffix(".sqlite"))[0] == 0
+    hashes = [set(Store(p).to_dataframe()["hash"]) for p in (whole, path.with_suffix(".sqlite"))]
+    assert hashes[0] == hashes[1]
+    assert len(hashes[0]) == 24
+    assert run("sweep", "merge", *shards)[0] == 0  # into the first
+    assert len(Store(shards[0]).to_dataframe()) == 24
+    assert len(Store(shards[1]).to_dataframe()) == 8
+
+
 def test_another_sweep_on_the_same_store_must_be_told(run, config):
     path = config()
     assert run("sweep", path)[0] == 0
@@ -295,6 +313,9 @@ def damaged(path: Path) -> None:
             "no model 'no/such'",
         ),
         (None, ["sweep", "resume", "FILE"], "no sweep store at"),
+        (None, ["sweep", "FILE", "--shard", "3"], "expected --shard such as 3/16"),
+        (None, ["sweep", "merge", "FILE", "other"], "no sweep store at"),
+        (empty_store, ["sweep", "merge", "FILE"], "expected stores to merge, got none"),
         (None, ["sweep", "status", "FILE"], "no sweep store at"),
         (None, ["sweep", "export", "FILE"], "no sweep store at"),
         (lambda p: p.write_text("a: 1"), ["sweep", "status", "FILE"], "is no sweep store"),
