@@ -9,7 +9,9 @@ import typer
 Model = Annotated[
     str,
     typer.Option(
-        "--model", "-m", help="'reasoner' (bundled), a Hugging Face name, or a local folder."
+        "--model",
+        "-m",
+        help="'reasoner' (bundled), a Hugging Face name, a local folder, or a .gguf file.",
     ),
 ]
 Dtype = Annotated[

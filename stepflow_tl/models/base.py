@@ -85,11 +85,11 @@ class ModelView(ABC):
 
     @property
     def name(self) -> str:
-        """Its name, for records: the last part of a local folder's path."""
+        """Its name, for records: the last part of the path of a local folder or file."""
         name = self._given_name()
         if Path(name) == WEIGHTS:
             return "reasoner"
-        return Path(name).name if Path(name).is_dir() else name
+        return Path(name).name if Path(name).exists() else name
 
     @property
     @abstractmethod

@@ -15,7 +15,7 @@ from stepflow_tl.models.decoder import without_weights
 from stepflow_tl.models.memory import in_gib
 from stepflow_tl.models.precision import own_dtype
 
-_EXPECTED = "expected 'reasoner', a local folder, or a Hugging Face name"
+_EXPECTED = "expected 'reasoner', a local folder, a .gguf file, or a Hugging Face name"
 
 
 def explain(name: str, error: BaseException) -> str:

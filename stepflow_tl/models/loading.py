@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from stepflow_tl.errors import ModelError
+from stepflow_tl.models.gguf import PLACEMENT, is_gguf, read_gguf, read_gguf_tokenizer
 from stepflow_tl.models.hub import explain, weights_size
 from stepflow_tl.models.memory import in_gib, out_of_memory_as
 from stepflow_tl.models.precision import AUTO, own_dtype, read_dtype
@@ -30,10 +31,13 @@ def load_model(
     """Load a model as a `TransformerBridge`.
 
     Args:
-        name: ``"reasoner"`` (the bundled model), a Hugging Face name, or a local folder.
+        name: ``"reasoner"`` (the bundled model), a Hugging Face name, a local folder, or a .gguf
+            file (extra ``gguf``). Weights that are packed there, or in MXFP4 (GPT-OSS), are
+            unpacked; to keep them packed, load the model elsewhere, and give it as ``hf_model``.
         device: Where to; None for a GPU where there is one.
         dtype: Precision of the weights: "float32", "bfloat16", "float16", "float64" or such a
-            type; "auto" for the checkpoint's own; None for float32, or for that of ``hf_model``.
+            type; "auto" for the checkpoint's own (of a .gguf file's, which are packed, float32);
+            None for float32, or for that of ``hf_model``.
         **boot_options: Passed on to ``TransformerBridge.boot_transformers`` (`revision`,
             `hf_model` for a model loaded elsewhere, such as a quantized one, `device_map`, ...).
 
@@ -64,6 +68,9 @@ def load_model(
     try:
         exact = _load_dtype(source, dtype, boot_options)
         with _nothing_installed(), out_of_memory_as(ModelError, lambda: _smaller(source, exact)):
+            if "hf_model" not in boot_options:
+                prepare = _read if is_gguf(source) else _unpacked
+                boot_options = prepare(source, exact, boot_options)
             model = TransformerBridge.boot_transformers(source, dtype=exact, **boot_options)
     except ModelError:
         raise
@@ -88,10 +95,49 @@ def load_tokenizer(name: str | Path = "reasoner") -> Any:
     from transformers import AutoTokenizer
 
     source = WEIGHTS if str(name) == "reasoner" else name
+    if is_gguf(source):
+        return read_gguf_tokenizer(Path(source))
     try:
         return AutoTokenizer.from_pretrained(str(source))
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"no tokenizer: {explain(str(name), error)}") from error
+
+
+def _unpacked(source: str, dtype: torch.dtype, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options to boot a checkpoint with: one in MXFP4 (GPT-OSS) is unpacked on every device.
+
+    Its kernels for GPUs have no backward pass, and what goes through them would be left out of a
+    gradient without a word.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source, **_where_from(options))
+    except Exception:  # whoever loads the model says why
+        return dict(options)
+    packed = getattr(config, "quantization_config", None)
+    if not isinstance(packed, dict) or packed.get("quant_method") != "mxfp4":
+        return dict(options)
+    overrides = {"quantization_config": {**packed, "dequantize": True}}
+    return {
+        **options,
+        "hf_config_overrides": overrides | (options.get("hf_config_overrides") or {}),
+    }
+
+
+def _where_from(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
+
+
+def _read(source: str, dtype: torch.dtype, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options to boot the model of a .gguf file with."""
+    path = Path(source)
+    model, tokenizer = read_gguf(path, dtype, {k: options[k] for k in PLACEMENT if k in options})
+    rest = {name: value for name, value in options.items() if name not in PLACEMENT}
+    if "device_map" not in options:
+        device = options.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
+        model.to(device)
+    return {"tokenizer": tokenizer, **rest, "hf_model": model}
 
 
 def _check_options(boot: Callable[..., Any], options: Mapping[str, Any]) -> None:
@@ -116,10 +162,11 @@ def _load_dtype(
     exact = torch.float32 if dtype is None else read_dtype(dtype, ModelError)
     if exact is not None:
         return exact
+    if is_gguf(source):
+        return torch.float32
     from transformers import AutoConfig
 
-    known = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
-    return own_dtype(AutoConfig.from_pretrained(source, **known))
+    return own_dtype(AutoConfig.from_pretrained(source, **_where_from(options)))
 
 
 def _smaller(source: str, dtype: torch.dtype) -> str:

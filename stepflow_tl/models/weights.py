@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+_PACKED_EXPERTS = "Mxfp4"  # transformers' experts in MXFP4 on a GPU
+
 
 def weights_in_order(model: Any) -> Iterator[tuple[str, Tensor]]:
     """Name and numbers of each parameter, on the CPU, in the order of the names.
@@ -37,8 +39,10 @@ def is_quantized(model: nn.Module) -> bool:
 
 
 def packed_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Name and module of each linear layer whose weights are no floating-point matrix."""
+    """Name and module of each layer whose weights are no floating-point matrix: linear, experts."""
     for name, module in model.named_modules():
+        if type(module).__name__.startswith(_PACKED_EXPERTS):
+            yield name, module
         if not hasattr(module, "in_features") or hasattr(module, "original_component"):
             continue
         weight = getattr(module, "weight", None)
@@ -56,6 +60,8 @@ def let_gradients_through(model: nn.Module, error: type[ValueError]) -> None:
         ValueError: As `error`: a layer gives no gradient; it is named.
     """
     for name, layer in packed_layers(model):
+        if not hasattr(layer, "in_features"):
+            raise _gives_none(layer, name, "its kernels have no backward pass", error)
         layer.state_dict()
         dtype = next((p.dtype for p in model.parameters() if p.dtype.is_floating_point), None)
         device = next((t.device for t in (*layer.parameters(), *layer.buffers())), None)
@@ -66,10 +72,14 @@ def let_gradients_through(model: nn.Module, error: type[ValueError]) -> None:
                 continue
         except RuntimeError as reason:
             why = str(reason).splitlines()[0]
-        raise error(
-            f"expected layers that a gradient goes through, got {type(layer).__name__} at {name} "
-            f"({why}); score the model unquantized, or by rule='attention'"
-        )
+        raise _gives_none(layer, name, why, error)
+
+
+def _gives_none(layer: nn.Module, name: str, why: str, error: type[ValueError]) -> ValueError:
+    return error(
+        f"expected layers that a gradient goes through, got {type(layer).__name__} at {name} "
+        f"({why}); score the model unquantized, or by rule='attention'"
+    )
 
 
 def _gives_gradient(layer: nn.Module, probe: Float[Tensor, "1 d_in"]) -> bool:

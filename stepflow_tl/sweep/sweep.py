@@ -253,8 +253,8 @@ class Sweep:
         """What the model is loaded by, from any working directory; None for a loaded one."""
         if not isinstance(self.model, (str, Path)):
             return None
-        is_folder = str(self.model) != "reasoner" and Path(self.model).is_dir()
-        return str(Path(self.model).resolve()) if is_folder else str(self.model)
+        is_here = str(self.model) != "reasoner" and Path(self.model).exists()
+        return str(Path(self.model).resolve()) if is_here else str(self.model)
 
     @cached_property
     def _loaded(self) -> Any:
