@@ -33,7 +33,7 @@ def response_parts(
     first = next(ordinary, len(labels))
     parts: dict[int, list[str]] = {1: [], 2: []}
     into = labels[first].segment if first < len(labels) else 1
-    parts[into] = [lead] if (lead := _undecided(texts[prompt_length:first])) else []
+    parts[into] = [lead] if (lead := _undecided(texts[prompt_length:first], form)) else []
     last = first - 1
     for position in range(first, len(labels)):
         segment, step = labels[position]
@@ -55,19 +55,22 @@ def response_parts(
     )
 
 
-def _undecided(texts: Sequence[str]) -> str:
+def _undecided(texts: Sequence[str], form: Format) -> str:
     """The beginning of a response that might have become a delimiter, and did not.
 
     It belongs to no step, but to the response.
     """
+    closing = (THINK.summary_open, form.thinking_open, form.summary_open)
+    markers = (*OPENERS, *filter(None, closing))
     lead = ""
     for text in texts:
         start = (lead + text).lstrip()
-        if start.startswith(OPENERS):
-            return ""
-        if not any(opener.startswith(start) and opener != start for opener in OPENERS):
+        if start.startswith(markers):
+            lead = ""
+        elif any(marker.startswith(start) for marker in markers):
+            lead = start
+        else:
             return lead + text if lead and text.isspace() else lead
-        lead = start
     return lead
 
 

@@ -311,7 +311,7 @@ class TraceReader:
         if self.ended or delimiter or special or self._lead is not None:
             self._in_step = False
         elif self._next_segment is not None and not self._muted:
-            if text.strip():
+            if text.strip() and not (self._next_segment == 1 and self._may_open()):
                 self._segment, self._next_segment, self._in_step = self._next_segment, None, False
                 return TokenLabel(self._segment, self._step_of(text))
         elif self._segment > 0 and not self._muted:
@@ -365,12 +365,22 @@ class TraceReader:
             return self._read_header(text)
         if self.closed:
             return False  # further delimiters are ordinary text
-        opens = self._completed(form.thinking_open, text)
-        closes = not opens and self._completed(form.summary_open, text)
-        if opens or closes:
-            self._enter_after(2 if closes else 1)
-            self._tail = ""
-        return opens or closes
+        found = False
+        while not self.closed and (delimiter := self._first_completed(text)):
+            at, marker, segment = delimiter
+            self._enter_after(segment)
+            self._tail, found = self._tail[at + len(marker) :], True
+        return found
+
+    def _first_completed(self, text: str) -> tuple[int, str, int] | None:
+        """The first delimiter that the last text completes: its place, itself, what follows it."""
+        markers = ((self._form.thinking_open, 1), (self._form.summary_open, 2))
+        found = [
+            (self._tail.rfind(marker), marker, segment)
+            for marker, segment in markers
+            if marker is not None and self._completed(marker, text)
+        ]
+        return min(found, default=None)
 
     def _read_header(self, text: str) -> bool:
         """The same where headers open messages."""
@@ -444,8 +454,8 @@ class TraceReader:
         )
 
 
-def _without_ends(text: str) -> str:
-    """A response's text without the end tokens that it ends with."""
+def without_ends(text: str) -> str:
+    """A response's text without the end tokens of known models that it ends with."""
     kept = at = len(text)
     while at:
         end = next((end for end in _ENDS if text.endswith(end, 0, at)), None)
@@ -465,7 +475,7 @@ def read_response(text: str, form: Format = AUTO_FORMAT) -> ResponseParts:
         text: Whatever a model wrote after its prompt.
         form: Its format.
     """
-    text = _without_ends(text)
+    text = without_ends(text)
     if form.is_auto and _HEADED.match(text.lstrip()):
         form = HARMONY
     whole = replace(form, thinking_cutter="none", summary_cutter="none")

@@ -173,3 +173,20 @@ def test_the_end_token_ends_only_the_response(tokenizer: Any) -> None:
     last = max(i for i, label in enumerate(reader.labels) if label.step != FRAME)
     assert reader.ended
     assert "".join(reader.texts[: last + 1]).endswith("That is the answer.")
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        ["Q?", "<th", "ink", "></", "think", ">", "It is 7."],  # Llama 3's tokens
+        ["Q?", "<th", "ink", ">\n\n", "</", "think", ">\n\n", "It is 7."],
+        ["Q?", "<think></think>", "It is 7."],
+    ],
+)
+def test_a_thinking_of_nothing_whose_delimiters_are_split_is_closed(pieces):
+    reader = TraceReader(None, THINK, prompt_length=1)
+    for piece in pieces:
+        reader.read(piece)
+    assert reader.closed
+    assert (reader.parts.thinking, reader.parts.answer) == ("", "It is 7.")
+    assert {label.segment for label in reader.labels if label.step != FRAME} <= {0, 2}
