@@ -22,6 +22,7 @@ from stepflow_tl.tasks.grading import grade_math
 from stepflow_tl.tasks.grading.math_process import SHARED
 from stepflow_tl.tasks.grading.mathematics import gold_of
 from stepflow_tl.tasks.grading.reading import boxed, parts_of
+from stepflow_tl.tasks.tables import rows_of_file
 
 DATA = Path(__file__).parent.parent / "tests" / "data"
 Item = tuple[str, str, bool]
@@ -29,8 +30,8 @@ Item = tuple[str, str, bool]
 
 def items() -> list[Item]:
     """Response, gold, and whether it is right."""
-    files = ("grading.jsonl", "grading_adversarial.jsonl")
-    rows = [json.loads(line) for name in files for line in (DATA / name).read_text().splitlines()]
+    files = ("grading.jsonl", "grading_adversarial.jsonl.gz")
+    rows = [row for name in files for _, row in rows_of_file(DATA / name)]
     return [(r["response"], r["gold"], r["expected"]) for r in rows if r["kind"] == "math"]
 
 

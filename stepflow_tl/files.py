@@ -6,9 +6,10 @@ import errno
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -36,6 +37,22 @@ def write_file(path: str | Path, kind: str, tensors: dict[str, Tensor], facts: A
         os.replace(unfinished, path)
     except (SafetensorError, OSError) as error:
         raise OSError(f"could not write a {kind} file to {path}: {_said(error)}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A text file to write to, which takes the place of an older one when it is whole.
+
+    Raises:
+        OSError: The place cannot be written to; an older file stays as it is.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            yield file
+        os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 

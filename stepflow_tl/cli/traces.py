@@ -1,4 +1,4 @@
-"""Commands on traces: demo, generate, saliency, diagnose."""
+"""Commands on traces: demo, generate, saliency, diagnose, import, export."""
 
 from __future__ import annotations
 
@@ -180,6 +180,88 @@ def diagnose(
     typer.echo(diagnose_map(loaded).round(3).to_string(index=False))
     if not any(step.segment == "summary" for step in loaded.steps):
         typer.echo("(no summary: its thinking never closed, so that Deep Decay has no measures)")
+
+
+@app.command("import")
+def import_(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="A file (.jsonl, .jsonl.gz, .json, .parquet, .csv, .eval), or a folder."
+        ),
+    ],
+    model: Model = "reasoner",
+    out: Annotated[
+        Path, typer.Option(help="Folder for the traces and the table, transcripts.csv.")
+    ] = Path("outputs/transcripts"),
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="lm-eval, lighteval, inspect, openai, thought-anchors, stepflow-tl or lines; "
+            "default: as each row says."
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="The field of the prompt, in rows of prompt and response.")
+    ] = None,
+    response: Annotated[str | None, typer.Option(help="The field of the response.")] = None,
+    reasoning: Annotated[
+        str | None, typer.Option(help="The field of the thinking, where it is kept apart.")
+    ] = None,
+    requests: Annotated[
+        Path | None, typer.Option(help="The input of a batch, whose output is imported (OpenAI).")
+    ] = None,
+    rollouts: Annotated[
+        bool, typer.Option("--rollouts", help="Read the rollouts of thought-anchors, too.")
+    ] = False,
+    format: Annotated[
+        str, typer.Option(help="How responses are written: auto, think, harmony or plain.")
+    ] = "auto",
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many responses.")] = None,
+) -> None:
+    """Make traces of other people's transcripts, for a model's tokenizer.
+
+    Sample logs of lm-evaluation-harness, details of lighteval, logs of Inspect, chat completions
+    (as vLLM serves them, too), folders of thought-anchors, JSON lines of prompt and response. Bad
+    rows stop nothing: the table says what was read, and what not, and why. Only the tokenizer is
+    loaded.
+
+    Example: stepflow-tl import samples_gsm8k.jsonl --model Qwen/Qwen3-8B
+    """
+    from stepflow_tl.integrations.transcripts import Fields, import_transcripts
+    from stepflow_tl.models.loading import load_tokenizer
+
+    imported = import_transcripts(
+        load_tokenizer(model),
+        path,
+        out,
+        kind=kind,
+        fields=Fields(prompt=prompt, response=response, reasoning=reasoning),
+        requests=requests,
+        rollouts=rollouts,
+        format=format,
+        limit=limit,
+        progress=True,
+    )
+    typer.echo(f"{imported}\n  {imported.table}")
+
+
+@app.command("export")
+def export(
+    traces: Annotated[
+        list[Path], typer.Argument(help="Saved traces (.safetensors), or folders of these.")
+    ],
+    out: Annotated[Path, typer.Option(help="The .jsonl file, or the folder of thought-anchors.")],
+    layout: Annotated[str, typer.Option(help="lines, or thought-anchors.")] = "lines",
+) -> None:
+    """Write traces for others: JSON lines of text and steps, or thought-anchors' layout.
+
+    Imported again, they are the same traces, labels and all.
+    """
+    from stepflow_tl.integrations.transcripts import export_traces, saved_traces
+
+    count = export_traces(saved_traces(traces), out, layout=layout)  # type: ignore[arg-type]
+    typer.echo(f"  {out}: {count} traces")
 
 
 def _read_trace(path: Path, model: Any) -> Any:

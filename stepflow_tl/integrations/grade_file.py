@@ -20,7 +20,7 @@ from stepflow_tl.tasks import grading
 from stepflow_tl.tasks.base import Grade
 from stepflow_tl.tasks.records import LETTERS
 from stepflow_tl.tasks.sources import KINDS
-from stepflow_tl.tasks.tables import rows_of_file, shown
+from stepflow_tl.tasks.tables import cell, rows_of_file, shown
 
 _RIGHT = {"true": True, "correct": True, "right": True, "yes": True}
 _WRONG = {"false": False, "incorrect": False, "wrong": False, "no": False}
@@ -192,11 +192,11 @@ def audit_file(
 def _audited(
     number: int, row: Mapping[str, Any], kind: str | None, fields: Fields, may_run: bool
 ) -> Audited:
-    response = _cell(row, fields.response)
+    response = cell(row, fields.response)
     if not isinstance(response, str):
         raise BenchmarkError(f"expected text in {fields.response!r}, got {shown(response, 60)}")
-    gold = _cell(row, fields.gold)
-    how = kind if kind is not None else _cell(row, fields.kind)
+    gold = cell(row, fields.gold)
+    how = kind if kind is not None else cell(row, fields.kind)
     if how not in KINDS:
         raise BenchmarkError(f"expected kind to be one of {list(KINDS)}, got {shown(how, 60)}")
     if how == "code":
@@ -239,7 +239,7 @@ def _tests(gold: Any, name: str) -> grading.CodeTests:
 
 
 def _options(row: Mapping[str, Any], fields: Fields) -> int:
-    options = _cell(row, fields.options, missing=len(LETTERS))
+    options = cell(row, fields.options, missing=len(LETTERS))
     if isinstance(options, list):
         return len(options)
     if isinstance(options, int) and not isinstance(options, bool):
@@ -248,7 +248,7 @@ def _options(row: Mapping[str, Any], fields: Fields) -> int:
 
 
 def _score(row: Mapping[str, Any], fields: Fields) -> bool | None:
-    score = _cell(row, fields.score, missing=None)
+    score = cell(row, fields.score, missing=None)
     if score is None or isinstance(score, bool):
         return score
     if isinstance(score, str):
@@ -268,26 +268,6 @@ def _as_number(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
-
-
-_NEEDED = object()
-
-
-def _cell(row: Mapping[str, Any], path: str, *, missing: Any = _NEEDED) -> Any:
-    """What a row holds at a path; the path may be a column's whole name, too."""
-    if path in row:
-        return row[path]
-    found: Any = row
-    for name in path.split("."):
-        if isinstance(found, Mapping) and name in found:
-            found = found[name]
-        elif isinstance(found, list) and name.isdigit() and int(name) < len(found):
-            found = found[int(name)]
-        elif missing is _NEEDED:
-            raise BenchmarkError(f"expected {path!r}, found none among {shown(list(row))}")
-        else:
-            return missing
-    return found
 
 
 def _told(row: Audited) -> Iterator[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ def rows_of_file(path: str | Path, skip: Skip | None = None) -> Iterator[tuple[i
     """The rows of a local file, numbered from 1 (of JSON lines: the line's number).
 
     Args:
-        path: A file of JSON lines (.jsonl), JSON (.json: a list of rows), CSV or Parquet.
+        path: A file of JSON lines (.jsonl, .jsonl.gz), JSON (.json: a list of rows), CSV or
+            Parquet.
         skip: What is told of a row that is none, which is left out then; None to refuse it.
 
     Raises:
@@ -30,7 +33,7 @@ def rows_of_file(path: str | Path, skip: Skip | None = None) -> Iterator[tuple[i
     path = Path(path)
     if path.suffix.lower() not in _READERS:
         raise BenchmarkError(
-            f"expected a file of {', '.join(_READERS)}, got {str(path)!r}; a benchmark's name is "
+            f"expected a file of {', '.join(name for name in _READERS if name != '.gz')}, got {str(path)!r}; a benchmark's name is "
             f"given as name="
         )
     if not path.is_file():
@@ -48,7 +51,7 @@ def rows_of_file(path: str | Path, skip: Skip | None = None) -> Iterator[tuple[i
             skip(wrong)
     except BenchmarkError:
         raise
-    except (ValueError, OSError, RecursionError) as error:  # pandas' and Arrow's are ValueErrors
+    except (ValueError, OSError, EOFError, RecursionError) as error:  # also pandas', Arrow's
         raise BenchmarkError(
             f"{path} could not be read as {path.suffix}: {shown(str(error))}"
         ) from None
@@ -123,6 +126,35 @@ def check_columns(row: Row, needed: Sequence[str]) -> None:
         )
 
 
+_NEEDED = object()
+
+
+def cell(row: Row, path: str, *, missing: Any = _NEEDED) -> Any:
+    """What a row holds at a path such as ``resps.0.0``; a column's whole name is one, too.
+
+    Args:
+        row: The row.
+        path: Names and numbers, which go into objects and lists.
+        missing: What to give where there is nothing; an error without it.
+
+    Raises:
+        BenchmarkError: There is nothing.
+    """
+    if path in row:
+        return row[path]
+    found: Any = row
+    for name in path.split("."):
+        if isinstance(found, Mapping) and name in found:
+            found = found[name]
+        elif isinstance(found, list) and name.isdigit() and int(name) < len(found):
+            found = found[int(name)]
+        elif missing is _NEEDED:
+            raise BenchmarkError(f"expected {path!r}, found none among {shown(list(row))}")
+        else:
+            return missing
+    return found
+
+
 def shown(value: Any, longest: int = 160) -> str:
     """Untrusted content in a message: on one line, escaped, and cut."""
     text = value if isinstance(value, str) else repr(value)
@@ -131,8 +163,15 @@ def shown(value: Any, longest: int = 160) -> str:
     return text if len(text) <= longest else f"{text[:longest]}..."
 
 
+def _opened(path: Path) -> TextIOWrapper:
+    """A text file, which may be packed by gzip."""
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig")
+    return path.open(encoding="utf-8-sig")
+
+
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8-sig") as lines:
+    with _opened(path) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:
@@ -170,6 +209,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
 _READERS: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
+    ".gz": _json_lines,
     ".json": _json,
     ".csv": _csv,
     ".parquet": _parquet,

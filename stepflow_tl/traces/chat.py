@@ -196,6 +196,8 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 def spoken_text(message: Message, prompt: str, form: Format) -> str:
     """What an assistant's message is as the model wrote it after its prompt.
 
+    A reasoning that no content follows was cut: it is not closed.
+
     Args:
         message: The message.
         prompt: The prompt, rendered.
@@ -217,6 +219,8 @@ def spoken_text(message: Message, prompt: str, form: Format) -> str:
     if not reasoning.strip() and end.endswith(form.summary_open or ""):
         return content
     start = "" if not opening or end.endswith(opening) else f"{opening}\n"
+    if reasoning.strip() and not content:
+        return start + reasoning.lstrip("\n")
     thought, answer = reasoning.strip("\n"), content.lstrip("\n")
     return f"{start}{thought}\n{form.summary_open}\n\n{answer}"
 

@@ -366,7 +366,7 @@ class Trace:
 
     def __eq__(self, other: object) -> bool:
         """Equal tokens, spans and provenance."""
-        return isinstance(other, Trace) and self._facts() == other._facts()
+        return isinstance(other, Trace) and self.to_dict() == other.to_dict()
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -402,8 +402,8 @@ class Trace:
 
     @property
     def unclosed(self) -> bool:
-        """Whether a thinking that its format closes never was: nothing follows it."""
-        return self.parts.expected and not len(self.summary)
+        """Whether a thinking that its format closes never was."""
+        return self.parts.expected and not self.closed
 
     @property
     def text(self) -> str:
@@ -532,7 +532,8 @@ class Trace:
             raise TraceError(str(error)) from None
         return self.with_labels(found)
 
-    def _facts(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
+        """All that it is, JSON-able; `from_dict` makes the same trace of it."""
         return {
             "token_ids": self.token_ids.tolist(),
             "token_texts": list(self.token_texts),
@@ -547,7 +548,7 @@ class Trace:
 
     def save(self, path: str | Path) -> None:
         """Write the trace to one safetensors file (token ids, and the rest as JSON)."""
-        facts = self._facts()
+        facts = self.to_dict()
         del facts["token_ids"]
         write_file(path, _FILE_KIND, {"token_ids": self.token_ids}, facts)
 
@@ -560,15 +561,30 @@ class Trace:
             TraceError: The file is truncated, or not a trace.
         """
         tensors, saved = read_file(path, _FILE_KIND, TraceError)
-        facts = dict(saved)
-        facts["segments"] = tuple(Segment(**segment) for segment in facts["segments"])
-        facts["steps"] = tuple(Step(**step) for step in facts["steps"])
-        facts["token_texts"] = tuple(facts["token_texts"])
-        if "format_name" in facts:  # a file of version 0.1, whose sentences ended at full stops
-            cutters = {"thinking_cutter": "full_stop", "summary_cutter": "paragraph"}
-            facts["read_as"] = {"name": facts.pop("format_name"), **cutters}
-            facts["closed"] = len(facts["segments"][2]) > 0
-        return cls(token_ids=tensors["token_ids"], **facts)
+        return cls.from_dict({**saved, "token_ids": tensors["token_ids"].tolist()})
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> Trace:
+        """The trace that `to_dict` described.
+
+        Raises:
+            TraceError: Something is missing, or is not what it should be.
+        """
+        facts = dict(facts)
+        try:
+            facts["segments"] = tuple(Segment(**segment) for segment in facts["segments"])
+            facts["steps"] = tuple(Step(**step) for step in facts["steps"])
+            facts["token_texts"] = tuple(facts["token_texts"])
+            facts["token_ids"] = torch.tensor(facts["token_ids"], dtype=torch.long)
+            if "format_name" in facts:  # a file of version 0.1, whose sentences ended at full stops
+                cutters = {"thinking_cutter": "full_stop", "summary_cutter": "paragraph"}
+                facts["read_as"] = {"name": facts.pop("format_name"), **cutters}
+                facts["closed"] = len(facts["segments"][2]) > 0
+            return cls(**facts)
+        except (KeyError, TypeError, IndexError, RuntimeError, ValueError) as error:
+            raise TraceError(
+                f"expected the description of a trace, got one with {error!r}"
+            ) from None
 
 
 def _as_ids(token_ids: Any) -> list[int]:

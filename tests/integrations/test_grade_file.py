@@ -1,12 +1,11 @@
 """Other people's outputs, graded and held against their scores."""
 
-import json
-
 import pytest
 from helpers import DATA
 
 from stepflow_tl.integrations.grade_file import Fields, audit_file
 from stepflow_tl.tasks import BenchmarkError
+from stepflow_tl.tasks.tables import rows_of_file
 
 ROWS = [
     {"kind": "math", "response": r"\boxed{x = 12{,}345}", "gold": "12345", "score": True},
@@ -152,9 +151,9 @@ REFUSED = {
 @pytest.mark.slow
 def test_nothing_wrong_is_accepted_and_what_is_refused_is_known():
     """Some 2100 cases, made by others than the graders' authors to break them."""
-    path = DATA / "grading_adversarial.jsonl"
+    path = DATA / "grading_adversarial.jsonl.gz"
     audit = audit_file(path, fields=Fields(score="expected"), allow_code_execution=True)
-    names = [json.loads(line)["id"] for line in path.read_text().splitlines()]
+    names = [row["id"] for _, row in rows_of_file(path)]
     differ = {names[row.row - 1]: row.grade for row in audit.disagreements}
     assert [(name, grade.reason) for name, grade in differ.items() if grade.correct] == []
     assert set(differ) <= set(REFUSED)
