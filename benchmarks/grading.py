@@ -11,7 +11,6 @@ gold, compared in its process.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor

@@ -214,11 +214,17 @@ def load_tiny(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 def hooked_from(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """A Qwen2 checkpoint as a HookedTransformer."""
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-    from transformer_lens.pretrained.weight_conversions import convert_qwen2_weights
-
     source = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    config = source.config
+    return hooked_of(source, AutoTokenizer.from_pretrained(folder), folder.name)
+
+
+def hooked_of(source: Any, tokenizer: Any, name: str) -> Any:
+    """A plain decoder as a HookedTransformer, where transformer-lens converts its weights."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.pretrained import weight_conversions
+
+    config, dtype = source.config, source.dtype
+    convert = getattr(weight_conversions, f"convert_{config.model_type}_weights")
     cfg = HookedTransformerConfig(
         n_layers=config.num_hidden_layers,
         d_model=config.hidden_size,
@@ -237,14 +243,14 @@ def hooked_from(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
         rotary_dim=config.hidden_size // config.num_attention_heads,
         gated_mlp=True,
         final_rms=True,
-        original_architecture="Qwen2ForCausalLM",
-        model_name=folder.name,
+        original_architecture=type(source).__name__,
+        model_name=name,
         dtype=dtype,
         device="cpu",
     )
-    model = HookedTransformer(cfg, tokenizer=AutoTokenizer.from_pretrained(folder))
+    model = HookedTransformer(cfg, tokenizer=tokenizer)
     model.load_and_process_state_dict(
-        convert_qwen2_weights(source, cfg),
+        convert(source, cfg),
         fold_ln=False,
         center_writing_weights=False,
         center_unembed=False,
