@@ -1,8 +1,8 @@
 """Analysis: what maps and results say. Diagnostics of maps, and small statistics of results.
 
-In reading order: `diagnostics` (Shallow Lock-in, Deep Decay), `intervals`, `paired` (two methods on
-the same problems), `labels` (permutation tests), `comparison` (whole sweeps), `presets` (all
-settings of a publication at once).
+In reading order: `diagnostics` (Shallow Lock-in, Deep Decay), `sinks`, `intervals`, `paired` (two
+methods on the same problems), `labels` (permutation tests), `comparison` (whole sweeps), `presets`
+(all settings of a publication at once).
 """
 
 from stepflow_tl.analysis.comparison import compare
@@ -24,6 +24,7 @@ from stepflow_tl.analysis.paired import (
     sign_flip_test,
 )
 from stepflow_tl.analysis.presets import Preset
+from stepflow_tl.analysis.sinks import sink_shares
 
 __all__ = [
     "Bounds",
@@ -44,4 +45,5 @@ __all__ = [
     "permute_labels",
     "proportion",
     "sign_flip_test",
+    "sink_shares",
 ]

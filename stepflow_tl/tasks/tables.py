@@ -32,9 +32,9 @@ def rows_of_file(path: str | Path, skip: Skip | None = None) -> Iterator[tuple[i
     """
     path = Path(path)
     if path.suffix.lower() not in _READERS:
+        known = ", ".join(name for name in _READERS if name != ".gz")
         raise BenchmarkError(
-            f"expected a file of {', '.join(name for name in _READERS if name != '.gz')}, got {str(path)!r}; a benchmark's name is "
-            f"given as name="
+            f"expected a file of {known}, got {str(path)!r}; a benchmark's name is given as name="
         )
     if not path.is_file():
         raise FileNotFoundError(f"no benchmark file at {path}")
