@@ -267,6 +267,56 @@ def test_shards_of_a_sweep_are_merged(run, config):
     assert len(Store(shards[1]).to_dataframe()) == 8
 
 
+def test_transcripts_there_and_back(run, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    said = "It is 7.\n</think>\n\nSo: \\boxed{7}"
+    lines = [{"prompt": QUESTION, "response": said}, {"prompt": QUESTION}]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines) + "{no json\n")
+    code, out, err = run("import", rows, "--out", tmp_path / "out")
+    assert code == 0
+    assert "1 traces (1 of lines), 2 rows not read" in out
+    assert "expected a response under one of" in out
+    assert "100%" in err
+    table = pd.read_csv(tmp_path / "out" / "transcripts.csv")
+    assert table["trace"].tolist()[0] == "trace_000001.safetensors"
+    assert table["answer"].tolist()[0] == 7
+    trace = Trace.load(tmp_path / "out" / "trace_000001.safetensors")
+    assert (trace.response, trace.answer) == (said, "7")
+    for layout, place in (("lines", "again.jsonl"), ("thought-anchors", "folder")):
+        where = tmp_path / place
+        code, out, _ = run("export", tmp_path / "out", "--out", where, "--layout", layout)
+        assert (code, out) == (0, f"  {where}: 1 traces\n")
+    code, out, _ = run("import", tmp_path / "again.jsonl", "--out", tmp_path / "back")
+    assert code == 0
+    assert Trace.load(tmp_path / "back" / "trace_000001.safetensors") == trace
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["import", "MISSING"], "no transcripts at"),
+        (["import", "FILE", "--kind", "pts"], "expected kind to be one of"),
+        (["import", "FILE", "--requests", "MISSING"], "no benchmark file at"),
+        (["import", "FILE", "--format", "x"], "unknown format 'x'"),
+        (["export", "MISSING", "--out", "x.jsonl"], "no stepflow_tl.Trace file at"),
+        (["export", "FOLDER", "--out", "x.jsonl"], "no traces (.safetensors) in"),
+        (["export", "FILE", "--out", "x.jsonl"], "is not a readable stepflow_tl.Trace file"),
+        (["export", "FILE", "--out", "x", "--layout", "pts"], "expected layout to be one of"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_errors_of_transcripts_are_one_line(run, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": QUESTION, "response": "7"}) + "\n")
+    places = {"FILE": rows, "MISSING": tmp_path / "missing.jsonl", "FOLDER": tmp_path / "folder"}
+    code, _, err = run(*[places.get(argument, argument) for argument in arguments])
+    assert code == 1
+    (line,) = [line for line in err.strip().splitlines() if line.startswith("error:")]
+    assert message in line
+
+
 def test_another_sweep_on_the_same_store_must_be_told(run, config):
     path = config()
     assert run("sweep", path)[0] == 0

@@ -1,5 +1,6 @@
 """Real weights, where `python tests/real/get.py` has fetched them."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from get import MODELS, PACKED
 from stepflow_tl import Trace, load_model
 from stepflow_tl.traces.formats import THINK
 
+sys.path.append(str(Path(__file__).parents[1] / "docs"))  # pages
 QUESTION = "Tom has 3 pens. He buys 4 more. How many pens does Tom have?"
 RESPONSE = (
     "<think>\nTom starts with 3 pens. Then he buys 4 more pens. So he has 3 + 4 = 7 pens now.\n"

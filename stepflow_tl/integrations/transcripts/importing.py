@@ -19,7 +19,7 @@ from stepflow_tl.integrations.transcripts.lines import Fields
 from stepflow_tl.integrations.transcripts.transcript import Found
 from stepflow_tl.text import one_line
 from stepflow_tl.traces.chat import Chat
-from stepflow_tl.traces.formats import Format
+from stepflow_tl.traces.formats import Format, named_format
 from stepflow_tl.traces.trace import Trace
 
 TABLE = "transcripts.csv"
@@ -89,12 +89,13 @@ def traces_of(
         FileNotFoundError: There is no such file or folder.
         SettingError: An option is unknown.
     """
+    form = named_format(format)
     for found in read_transcripts(path, **reading):
         if found.transcript is None:
             yield found, None
             continue
         try:
-            trace = as_trace(model, found.transcript, chat=chat, format=format)
+            trace = as_trace(model, found.transcript, chat=chat, format=form)
         except (StepFlowError, ValueError, TypeError) as error:
             reason = one_line(str(error))[:400]
             yield Found(file=found.file, row=found.row, kind=found.kind, reason=reason), None
