@@ -55,6 +55,7 @@ test-hooked: .venv-hooked/.installed  ## the core on HookedTransformer (transfor
 	$(HOOKED)/pytest -n $(WORKERS) tests/models tests/decoding/test_generation.py \
 		tests/conformance tests/saliency \
 		tests/interventions
+	$(HOOKED)/pytest tests/real -k "hooked_transformer and smollm2"
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -12,6 +12,7 @@ import torch
 
 from stepflow_tl.errors import EstimateError
 from stepflow_tl.models.decoder import decoder_layers, without_weights
+from stepflow_tl.models.gguf import is_gguf, read_gguf_config
 from stepflow_tl.models.view import view
 from stepflow_tl.reasoner import WEIGHTS
 
@@ -84,7 +85,8 @@ def read_architecture(source: str | Path) -> Architecture:
     """Read a configuration, and count parameters in a model built of it without weights.
 
     Args:
-        source: ``reasoner``, a Hugging Face name, a local folder, or a ``config.json``.
+        source: ``reasoner``, a Hugging Face name, a local folder, a ``config.json``, or a .gguf
+            file.
 
     Raises:
         EstimateError: There is no configuration, or it is no decoder whose cache is understood.
@@ -131,6 +133,8 @@ def _read_config(source: str | Path) -> Any:
 
     path = WEIGHTS if str(source) == "reasoner" else Path(source)
     try:
+        if is_gguf(path):
+            return read_gguf_config(path)
         if path.is_file():
             settings = json.loads(path.read_text(encoding="utf-8"))
             return AutoConfig.for_model(**settings)

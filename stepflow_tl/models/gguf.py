@@ -40,12 +40,12 @@ def read_gguf(path: Path, dtype: torch.dtype, placement: Mapping[str, Any]) -> t
             architecture, the packing of one of its weights, or one part of several.
         ImportError: The extra ``gguf`` is not installed.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     given = _given(path)
     with _parsed_once():
+        config = read_gguf_config(path)
         try:
-            config = AutoConfig.from_pretrained(**given)
             model, told = AutoModelForCausalLM.from_pretrained(
                 **given, config=config, dtype=dtype, output_loading_info=True, **placement
             )
@@ -62,6 +62,23 @@ def read_gguf(path: Path, dtype: torch.dtype, placement: Mapping[str, Any]) -> t
     model.config.name_or_path = model.name_or_path = str(path)
     model.config.architectures = [type(model).__name__]  # which TransformerLens goes by
     return model, tokenizer
+
+
+def read_gguf_config(path: Path) -> Any:
+    """The configuration that the metadata of a .gguf file say.
+
+    Raises:
+        ModelError: There is no such file, it is damaged, or the reader does not know its
+            architecture.
+        ImportError: The extra ``gguf`` is not installed.
+    """
+    from transformers import AutoConfig
+
+    given = _given(path)
+    try:
+        return AutoConfig.from_pretrained(**given)
+    except _REFUSALS as error:
+        raise _explained(path, error) from error
 
 
 def read_gguf_tokenizer(path: Path) -> Any:

@@ -391,11 +391,27 @@ class TestLines:
         assert traces[0].metadata["level"] == 3
         assert [t.metadata.get("sample") for t in traces] == [None, None, 0, 1, None, None]
 
+    def test_conversations_whose_last_message_is_the_answer(self, reasoner, tmp_path):
+        user = {"role": "user", "content": QUESTION}
+        said = {"role": "assistant", "content": "It is 7.\n</think>\n\n\\boxed{7}"}
+        apart = {"role": "assistant", "content": "\\boxed{7}", "reasoning_content": "It is 7."}
+        turns = [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": said["content"]}]
+        path = self._write(
+            tmp_path / "rows.jsonl",
+            {"messages": [user, said]},
+            {"messages": [user, apart]},
+            {"conversations": turns},
+        )
+        traces, reasons = read(reasoner, path)
+        assert not reasons
+        assert {trace.response for trace in traces} == {said["content"]}
+        assert len({prompt_of(trace) for trace in traces}) == 1
+
     def test_fields_by_name(self, reasoner, tmp_path):
         row = {"in": {"q": QUESTION}, "out": [{"text": "So.\n</think>\n\n7"}], "ok": True}
         path = self._write(tmp_path / "rows.jsonl", row)
         _, reasons = read(reasoner, path)
-        assert "expected a prompt under one of ['messages', 'prompt'" in reasons[0]
+        assert "expected a prompt under one of ['messages', 'conversations', 'prompt'" in reasons[0]
         assert "prompt= (--prompt)" in reasons[0]
         (trace,), reasons = read(
             reasoner, path, fields=Fields(prompt="in.q", response="out.0.text")
@@ -415,6 +431,7 @@ class TestLines:
             json.dumps({**good, "prompt": ""}),
             json.dumps({**good, "messages": 3}),
             json.dumps([good]),
+            json.dumps([3]),
             json.dumps({**good, "response": "\ud800"}),
             json.dumps({"doc_id": 1, "doc": {}, "arguments": 3, "resps": []}),
             json.dumps({"choices": [{"message": 3}], "messages": []}),

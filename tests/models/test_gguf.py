@@ -13,6 +13,7 @@ from transformers.integrations.mxfp4 import Mxfp4GptOssExperts
 
 from stepflow_tl import StepFlow, Sweep, Trace, generate, grid, load_model, step_saliency
 from stepflow_tl.errors import ModelError, StepMapError
+from stepflow_tl.estimate.architecture import read_architecture
 from stepflow_tl.interventions import OddsEqualBridge
 from stepflow_tl.models import load_tokenizer
 from stepflow_tl.models.view import view
@@ -135,6 +136,13 @@ def test_a_sweep_loads_it_by_its_path_from_anywhere(written, tmp_path, monkeypat
     rows = sweep.run(tmp_path / "store.sqlite")
     monkeypatch.chdir(tmp_path)
     assert len(resume(tmp_path / "store.sqlite")) == len(rows) == 2
+
+
+def test_its_cost_is_estimated(written):
+    ours, theirs = (read_architecture(source) for source in (written, "reasoner"))
+    assert (ours.parameters, ours.kv_width, ours.windows) == (
+        *(theirs.parameters, theirs.kv_width, theirs.windows),
+    )
 
 
 def _cut(path, out, size):

@@ -18,9 +18,12 @@ LAYOUT = "stepflow_tl.trace"
 WRITTEN = tuple(field.name for field in fields(Trace))
 """What such a row holds beside the texts of prompt and response."""
 
-_PROMPTS = ("messages", "prompt", "question", "problem", "input", "instruction")
+_PROMPTS = (
+    *("messages", "conversations", "prompt", "question", "problem", "input", "instruction"),
+)
 _RESPONSES = ("response", "completion", "output", "generation", "solution", "answer")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
+_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +32,11 @@ class Fields:
 
     Attributes:
         prompt: A question, a rendered prompt, or messages; None for the first there is of
-            "messages", "prompt", "question", "problem", "input", "instruction".
+            "messages", "conversations" (ShareGPT's), "prompt", "question", "problem", "input",
+            "instruction".
         response: What the model wrote, or a list of several; None for the first there is of
-            "response", "completion", "output", "generation", "solution", "answer".
+            "response", "completion", "output", "generation", "solution", "answer"; or the last of
+            the messages, if it is the assistant's.
         reasoning: Its thinking, where that is kept apart; None for "reasoning_content",
             "reasoning" or "thinking".
     """
@@ -48,10 +53,16 @@ def read_line(row: Mapping[str, Any], fields: Fields) -> Iterator[Transcript | s
         TraceError: There is no prompt or response.
     """
     prompt_name = fields.prompt or _first(row, _PROMPTS, "a prompt", "prompt")
-    response_name = fields.response or _first(row, _RESPONSES, "a response", "response")
-    reasoning_name = fields.reasoning or next((n for n in _REASONING if n in row), None)
     asked = _cell(row, prompt_name)
-    given = _cell(row, response_name)
+    if isinstance(asked, list):
+        asked = [_message(turn) for turn in asked]
+    answers = isinstance(asked, list) and asked and asked[-1].get("role") == "assistant"
+    if answers and fields.response is None and not any(name in row for name in _RESPONSES):
+        response_name, given, asked = prompt_name, asked[-1], asked[:-1]
+    else:
+        response_name = fields.response or _first(row, _RESPONSES, "a response", "response")
+        given = _cell(row, response_name)
+    reasoning_name = fields.reasoning or next((n for n in _REASONING if n in row), None)
     reasoning = None if reasoning_name is None else _cell(row, reasoning_name)
     used = {name.partition(".")[0] for name in (prompt_name, response_name, reasoning_name) if name}
     facts = {name: value for name, value in row.items() if name not in used}
@@ -112,6 +123,16 @@ def _of(
     if not asked:
         raise TraceError("expected a prompt with some text, got none")
     return Transcript(prompt=asked, content=response, reasoning=reasoning, facts=facts)
+
+
+def _message(turn: Any) -> Mapping[str, Any]:
+    """A message as chat templates take it."""
+    if not isinstance(turn, Mapping):
+        raise TraceError(f"expected messages with a role and content, got {shown(turn, 60)}")
+    if "from" not in turn or "role" in turn:
+        return turn
+    said = str(turn["from"])
+    return {"role": _ROLES.get(said, said), "content": turn.get("value")}
 
 
 def _first(row: Mapping[str, Any], names: tuple[str, ...], what: str, option: str) -> str:
