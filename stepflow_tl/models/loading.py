@@ -126,7 +126,8 @@ def _unpacked(source: str, dtype: torch.dtype, options: Mapping[str, Any]) -> di
 
 
 def _where_from(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
+    revision = {"revision": options["revision"]} if "revision" in options else {}
+    return {"trust_remote_code": bool(options.get("trust_remote_code")), **revision}
 
 
 def _read(source: str, dtype: torch.dtype, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -334,6 +334,14 @@ class TestThoughtAnchors:
             export_traces([hostile], tmp_path / "out", layout="thought-anchors")
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
+    @pytest.mark.parametrize("kept", [3, {}, {"files": {}}, {"rollout": {}}, {"files": {"a": 1}}])
+    def test_metadata_that_no_import_left_is_named(self, reasoner, tmp_path, kept):
+        (trace,), _ = read(reasoner, self.PUBLISHED)
+        with pytest.raises(TraceError, match="of trace 0 as an import left it"):
+            export_traces(
+                [trace.with_metadata(thought_anchors=kept)], tmp_path, layout="thought-anchors"
+            )
+
     @pytest.mark.parametrize(
         ("name", "content", "message"),
         [

@@ -29,7 +29,7 @@ PROBLEM = "problem"
 _CHUNK = re.compile(r"chunk_(\d+)")
 _ROLLOUT = "solutions.json"
 _PLACE = re.compile(r"\w+/problem_\w+")
-_SIDES = {True: "correct_base_solution", False: "incorrect_base_solution"}
+_SIDES = {"True": "correct_base_solution", "False": "incorrect_base_solution"}
 
 
 def is_problem(folder: Path) -> bool:
@@ -143,21 +143,28 @@ def write_problems(traces: Iterable[Trace], folder: Path) -> int:
     places: set[str] = set()
     for number, trace in enumerate(traces):
         known = str(trace.metadata.get(PROBLEM, ""))
-        if "rollout" in trace.metadata and _PLACE.fullmatch(known):
-            rows = solutions.setdefault(known, {}).setdefault(int(trace.metadata["chunk"]), [])
-            rows.append((int(trace.metadata["sample"]), _row_of(trace)))
-            continue
         kept = trace.metadata.get(FACTS)
+        try:
+            if kept is not None and "rollout" in kept and _PLACE.fullmatch(known):
+                rows = solutions.setdefault(known, {}).setdefault(int(kept["chunk"]), [])
+                rows.append((int(kept["number"]), _row_of(trace)))
+                continue
+            files = _files_of(trace) if kept is None else _files_kept(trace)
+            failed = [] if kept is None else [tuple(row) for row in kept["failed"]]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise TraceError(
+                f"expected metadata[{FACTS!r}] of trace {number} as an import left it, got one "
+                f"with {error!r}"
+            ) from None
         place = known if _PLACE.fullmatch(known) and known not in places else ""
-        correct = trace.metadata.get("correct")
-        side = "base_solution" if not isinstance(correct, bool) else _SIDES[correct]
+        side = _SIDES.get(str(trace.metadata.get("correct")), "base_solution")
         place = place or f"{side}/problem_{number}"
         places.add(place)
         (folder / place).mkdir(parents=True, exist_ok=True)
-        for name, content in (_files_of(trace) if kept is None else _files_kept(trace)).items():
-            _write(folder / place / name, content)
-        for chunk, sample, row in (kept or {}).get("failed", ()):
-            solutions.setdefault(place, {}).setdefault(chunk, []).append((sample, row))
+        for name, content in files.items():
+            _write(folder / place / Path(name).name, content)
+        for chunk, sample, row in failed:
+            solutions.setdefault(place, {}).setdefault(int(chunk), []).append((sample, row))
     without = sorted(set(solutions) - places)
     if without:
         raise TraceError(f"expected the base solution beside its rollouts, got none of {without}")
@@ -216,7 +223,7 @@ def _files_of(trace: Trace) -> dict[str, Any]:
 
 def _row_of(trace: Trace) -> dict[str, Any]:
     text = trace.text.removeprefix(str(trace.metadata.get(START, "")))
-    return {**trace.metadata["rollout"], "full_cot": text}
+    return {**trace.metadata[FACTS]["rollout"], "full_cot": text}
 
 
 def _write(path: Path, content: Any) -> None:
@@ -267,7 +274,11 @@ def _rollout(prompt: str, rollout: Any, folder: Path, number: int) -> Transcript
         "chunk": _number(folder),
         "sample": number,
         "correct": rollout.get("is_correct"),
-        "rollout": {k: v for k, v in rollout.items() if k != "full_cot"},
+        FACTS: {
+            "rollout": {name: value for name, value in rollout.items() if name != "full_cot"},
+            "chunk": _number(folder),
+            "number": number,
+        },
     }
     return Transcript(prompt=prompt, rendered=True, content=whole[len(prompt) :], facts=facts)
 
