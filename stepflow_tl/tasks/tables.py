@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from io import TextIOWrapper
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
@@ -163,11 +163,9 @@ def shown(value: Any, longest: int = 160) -> str:
     return text if len(text) <= longest else f"{text[:longest]}..."
 
 
-def _opened(path: Path) -> TextIOWrapper:
-    """A text file, which may be packed by gzip."""
-    if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig")
-    return path.open(encoding="utf-8-sig")
+def _opened(path: Path) -> BufferedIOBase:
+    """A file's bytes, which may be packed by gzip."""
+    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
@@ -175,9 +173,12 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:
-                    yield number, json.loads(line)
+                    yield number, json.loads(line.decode("utf-8-sig"))
+                except UnicodeDecodeError as error:
+                    wrong = f"could not be read as .jsonl: {error}"
+                    yield number, BenchmarkError(f"{path.name} {wrong} (line {number})")
                 except (ValueError, RecursionError) as error:
-                    wrong = f"expected JSON, got {shown(line, 60)!r} ({shown(str(error))})"
+                    wrong = f"expected JSON, got {shown(line.decode(), 60)!r} ({shown(str(error))})"
                     yield number, BenchmarkError(f"{path.name}, line {number}: {wrong}")
 
 

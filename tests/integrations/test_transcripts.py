@@ -150,10 +150,12 @@ class TestInspect:
         path = tmp_path / "old.eval"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("header.json", "{}")
+            archive.writestr("samples/../../deep.json", "[" * 100_000)
             for sample in samples:
                 archive.writestr(f"samples/{sample['id']}_epoch_1.json", json.dumps(sample))
         traces, reasons = read(reasoner, path)
-        assert (len(traces), reasons) == (4, [])
+        assert len(traces) == 4
+        assert len(reasons) == 1 and "could not be unpacked" in reasons[0]
 
     def test_long_texts_are_kept_apart(self, reasoner, tmp_path):
         log = json.loads((WRITTEN / "inspect" / "words.json").read_text())
@@ -450,10 +452,13 @@ class TestLines:
             "[" * 100_000,
             json.dumps(good),
         ]
-        path.write_text("\n".join(lines) + "\n")
+        latin = json.dumps({**good, "response": "é"}, ensure_ascii=False).encode("latin-1")
+        path.write_bytes(
+            "\n".join(lines[:-1]).encode() + b"\n" + latin + b"\n" + lines[-1].encode()
+        )
         traces, reasons = read(reasoner, path)
         assert len(traces) == 2
-        assert len(reasons) == len(lines) - 2
+        assert len(reasons) == len(lines) - 1
         assert all(reason and reason.isprintable() for reason in reasons)
 
     @pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.json", "rows.parquet", "rows.csv"])

@@ -209,7 +209,7 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
         with path.open("rb") as file:
             for number, row in enumerate(ijson.items(file, place, use_float=True), 1):
                 yield f"row {number}", row
-    except (ijson.JSONError, ValueError, StopIteration) as error:
+    except (ijson.JSONError, ValueError, RecursionError, StopIteration) as error:
         yield "", TraceError(f"{path.name} is no JSON: {shown(str(error) or 'empty')}")
 
 

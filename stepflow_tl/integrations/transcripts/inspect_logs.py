@@ -21,6 +21,7 @@ from stepflow_tl.integrations.transcripts.transcript import (
 
 _ZSTANDARD = 93  # which Python's zipfile reads from 3.14 on
 _LOCAL_HEADER = 30
+_DAMAGED = (ValueError, OSError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error)
 _ATTACHMENT = "attachment://"
 
 
@@ -88,7 +89,7 @@ def rows_of_archive(path: Path) -> Iterator[tuple[str, Any]]:
                 name = Path(member.filename).stem
                 try:
                     yield name, json.loads(_unpacked(archive, file, member))
-                except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                except _DAMAGED as error:
                     yield name, TraceError(f"the sample could not be unpacked: {error}")
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise TraceError(f"expected a log of Inspect's, got {path.name}: {error}") from None
