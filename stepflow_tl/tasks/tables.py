@@ -14,17 +14,21 @@ from stepflow_tl.tasks.sources import Source
 from stepflow_tl.text import escaped
 
 Row = Mapping[str, Any]
+At = Callable[[int], None]
 Skip = Callable[[str], None]
 """What is told of a row that is left out: which one, and what was wrong with it."""
 
 
-def rows_of_file(path: str | Path, skip: Skip | None = None) -> Iterator[tuple[int, Row]]:
+def rows_of_file(
+    path: str | Path, skip: Skip | None = None, at: At = lambda position: None
+) -> Iterator[tuple[int, Row]]:
     """The rows of a local file, numbered from 1 (of JSON lines: the line's number).
 
     Args:
         path: A file of JSON lines (.jsonl, .jsonl.gz), JSON (.json: a list of rows), CSV or
             Parquet.
         skip: What is told of a row that is none, which is left out then; None to refuse it.
+        at: Told how many bytes of the file are behind, for a progress bar.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -39,7 +43,7 @@ def rows_of_file(path: str | Path, skip: Skip | None = None) -> Iterator[tuple[i
     if not path.is_file():
         raise FileNotFoundError(f"no benchmark file at {path}")
     try:
-        for number, row in _READERS[path.suffix.lower()](path):
+        for number, row in _READERS[path.suffix.lower()](path, at):
             if isinstance(row, Mapping):
                 yield number, row
                 continue
@@ -168,9 +172,11 @@ def _opened(path: Path) -> BufferedIOBase:
     return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+def _json_lines(path: Path, at: At) -> Iterator[tuple[int, Any]]:
     with _opened(path) as lines:
+        packed = getattr(lines, "fileobj", lines)
         for number, line in enumerate(lines, 1):
+            at(packed.tell())
             if line.strip():
                 try:
                     yield number, json.loads(line.decode("utf-8-sig"))
@@ -182,32 +188,33 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
                     yield number, BenchmarkError(f"{path.name}, line {number}: {wrong}")
 
 
-def _json(path: Path) -> Iterator[tuple[int, Any]]:
+def _json(path: Path, at: At) -> Iterator[tuple[int, Any]]:
     rows = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(rows, list):
         raise BenchmarkError(f"{path.name}: expected a list of rows, got {shown(rows, 60)}")
     yield from enumerate(rows, 1)
 
 
-def _csv(path: Path) -> Iterator[tuple[int, Any]]:
+def _csv(path: Path, at: At) -> Iterator[tuple[int, Any]]:
     import pandas as pd
 
     table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     yield from enumerate(table.to_dict("records"), 1)
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+def _parquet(path: Path, at: At) -> Iterator[tuple[int, Any]]:
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(path) as file:
-        number = 0
+        number, size, rows = 0, path.stat().st_size, max(1, file.metadata.num_rows)
         for batch in file.iter_batches(batch_size=64):
             for row in batch.to_pylist():
                 number += 1
                 yield number, row
+            at(size * number // rows)
 
 
-_READERS: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {
+_READERS: dict[str, Callable[[Path, At], Iterator[tuple[int, Any]]]] = {
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".gz": _json_lines,

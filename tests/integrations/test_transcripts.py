@@ -559,6 +559,30 @@ class TestImport:
         assert f"{done.read} traces" in str(done)
         assert "B/s" in capsys.readouterr().err
 
+    @pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.json", "rows.parquet"])
+    def test_progress_inside_a_long_file(self, tmp_path, name):
+        import pandas as pd
+
+        rows = [{"prompt": QUESTION, "response": str(hash(n)) * 40} for n in range(3000)]
+        path = tmp_path / name
+        lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        if name.endswith(".parquet"):
+            pd.DataFrame(rows).to_parquet(path)
+        elif name.endswith(".json"):
+            path.write_text(json.dumps(rows))
+        else:
+            path.write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
+        seen = []
+        assert sum(1 for _ in read_transcripts(path, seen=seen.append)) == 3000
+        assert seen == sorted(seen)
+        assert seen[-1] == path.stat().st_size
+        assert any(0.3 < position / seen[-1] < 0.7 for position in seen) or name.endswith(".gz")
+
+    def test_a_folder_that_links_to_itself_is_read_once(self, reasoner, tmp_path):
+        (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": QUESTION, "response": "7"}))
+        (tmp_path / "self").symlink_to(tmp_path)
+        assert len(read(reasoner, tmp_path)[0]) == 1
+
     def test_a_limit(self, reasoner, tmp_path):
         assert import_transcripts(reasoner, OPENAI, tmp_path, limit=3).table.is_file()
         assert len(list(csv.DictReader((tmp_path / "transcripts.csv").open()))) == 3

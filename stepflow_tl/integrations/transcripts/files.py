@@ -26,7 +26,7 @@ from stepflow_tl.integrations.transcripts.lm_eval import is_lm_eval, read_lm_eva
 from stepflow_tl.integrations.transcripts.openai import Requests, is_openai, read_openai
 from stepflow_tl.integrations.transcripts.thought_anchors import is_problem, read_problem
 from stepflow_tl.integrations.transcripts.transcript import STRANGE, Found, Transcript, why
-from stepflow_tl.tasks.tables import Row, rows_of_file, shown
+from stepflow_tl.tasks.tables import At, Row, rows_of_file, shown
 
 KINDS = ("lm-eval", "lighteval", "inspect", "openai", "thought-anchors", "stepflow-tl", "lines")
 """What is read: `Found.kind`."""
@@ -71,6 +71,10 @@ def read_transcripts(
         raise SettingError(f"expected kind to be one of {list(KINDS)}, got {kind!r}")
     if not path.exists():
         raise FileNotFoundError(f"no transcripts at {path}")
+
+    def at(before: int) -> At:
+        return lambda position: None if seen is None else seen(before + position)
+
     done = 0
     with _asked(requests) as find:
         for place in places_of(path):
@@ -79,10 +83,9 @@ def read_transcripts(
                 for row, found in read_problem(place, rollouts=rollouts):
                     yield _found(where, row, "thought-anchors", found)
             else:
-                yield from _file(place, where, kind, fields or Fields(), find)
+                yield from _file(place, where, kind, fields or Fields(), find, at(done))
             done += size_of(place)
-            if seen is not None:
-                seen(done)
+            at(done)(0)
 
 
 def places_of(path: Path) -> Iterator[Path]:
@@ -111,23 +114,25 @@ def size_of(place: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def _below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """What is to be read in a folder and those in it; a link back to one above it is not taken."""
+    above = (*above, folder.resolve())
     for one in sorted(folder.iterdir()):
         if one.is_dir() and not one.name.startswith("."):
             if is_problem(one):
                 yield one
-            else:
-                yield from _below(one)
+            elif one.resolve() not in above:
+                yield from _below(one, above)
         elif one.is_file() and one.suffix.lower() in SUFFIXES:
             yield one
 
 
 def _file(
-    path: Path, where: str, kind: str | None, fields: Fields, requests: Requests | None
+    path: Path, where: str, kind: str | None, fields: Fields, requests: Requests | None, at: At
 ) -> Iterator[Found]:
     seen: dict[str, Any] = {}
     try:
-        for row, content in _rows(path):
+        for row, content in _rows(path, at):
             name = kind or next((n for n, fits in _WAYS.items() if _fits(fits, content)), "lines")
             if isinstance(content, Exception):
                 yield Found(file=where, row=row, kind=name, reason=why(content))
@@ -171,23 +176,23 @@ def _found(where: str, row: str, kind: str, found: Transcript | str) -> Found:
     return Found(file=where, row=row, kind=kind, transcript=found)
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+def _rows(path: Path, at: At) -> Iterator[tuple[str, Any]]:
     """The rows of a file, and where they stand; what is wrong with a row stands in its place."""
     suffix = path.suffix.lower()
     if suffix == ".eval":
-        yield from rows_of_archive(path)
+        yield from rows_of_archive(path, at)
     elif suffix == ".json":
-        yield from _json(path)
+        yield from _json(path, at)
     else:
         bad: list[str] = []
-        for number, row in rows_of_file(path, bad.append):
+        for number, row in rows_of_file(path, bad.append, at):
             yield from (("", BenchmarkError(text)) for text in bad)
             bad.clear()
             yield f"row {number}", row
         yield from (("", BenchmarkError(text)) for text in bad)
 
 
-def _json(path: Path) -> Iterator[tuple[str, Any]]:
+def _json(path: Path, at: At) -> Iterator[tuple[str, Any]]:
     """The rows of a JSON file: the items of a list or of "samples", or the object itself."""
     place = ""
     try:
@@ -208,6 +213,7 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
             return
         with path.open("rb") as file:
             for number, row in enumerate(ijson.items(file, place, use_float=True), 1):
+                at(file.tell())
                 yield f"row {number}", row
     except (ijson.JSONError, ValueError, RecursionError, StopIteration) as error:
         yield "", TraceError(f"{path.name} is no JSON: {shown(str(error) or 'empty')}")

@@ -18,6 +18,7 @@ from stepflow_tl.integrations.transcripts.transcript import (
     check_conversation,
     text_of,
 )
+from stepflow_tl.tasks.tables import At
 
 _ZSTANDARD = 93  # which Python's zipfile reads from 3.14 on
 _LOCAL_HEADER = 30
@@ -73,8 +74,12 @@ def read_inspect(row: Mapping[str, Any]) -> Iterator[Transcript | str]:
     )
 
 
-def rows_of_archive(path: Path) -> Iterator[tuple[str, Any]]:
+def rows_of_archive(path: Path, at: At) -> Iterator[tuple[str, Any]]:
     """The samples of an ``.eval`` archive, one at a time.
+
+    Args:
+        path: The archive.
+        at: Told how many bytes are behind.
 
     Yields:
         A sample's name there; and the sample, or the error that came instead.
@@ -91,6 +96,7 @@ def rows_of_archive(path: Path) -> Iterator[tuple[str, Any]]:
                     yield name, json.loads(_unpacked(archive, file, member))
                 except _DAMAGED as error:
                     yield name, TraceError(f"the sample could not be unpacked: {error}")
+                at(member.header_offset + member.compress_size)
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise TraceError(f"expected a log of Inspect's, got {path.name}: {error}") from None
 
