@@ -546,6 +546,24 @@ class Trace:
             "metadata": dict(self.metadata),
         }
 
+    def _check(self) -> None:
+        """Refuse what does not fit together.
+
+        Raises:
+            TraceError: Lengths, spans or the format do not.
+        """
+        size = len(self.token_texts)
+        spans: list[Segment | Step] = [*self.segments, *self.steps]
+        tiles = [segment.stop for segment in self.segments] == [
+            *(segment.start for segment in self.segments[1:]),
+            size,
+        ]
+        if len(self.token_ids) != size or not 0 < self.prompt_length <= size or not tiles:
+            raise TraceError(f"expected segments that tile {size} tokens, got {self.segments}")
+        if not all(0 <= span.start <= span.stop <= size for span in spans):
+            raise TraceError(f"expected spans within {size} tokens, got others")
+        Format.from_description(self._delimiters)
+
     def save(self, path: str | Path) -> None:
         """Write the trace to one safetensors file (token ids, and the rest as JSON)."""
         facts = self.to_dict()
@@ -580,7 +598,9 @@ class Trace:
                 cutters = {"thinking_cutter": "full_stop", "summary_cutter": "paragraph"}
                 facts["read_as"] = {"name": facts.pop("format_name"), **cutters}
                 facts["closed"] = len(facts["segments"][2]) > 0
-            return cls(**facts)
+            trace = cls(**facts)
+            trace._check()
+            return trace
         except (KeyError, TypeError, IndexError, RuntimeError, ValueError) as error:
             raise TraceError(
                 f"expected the description of a trace, got one with {error!r}"

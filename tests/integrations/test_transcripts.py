@@ -319,6 +319,24 @@ class TestThoughtAnchors:
         assert [row["chunk"] for row in written] == ["It is so.", "o.", "Never.", "No."]
         assert trace.metadata[FACTS]["without_a_step"]
 
+    def test_two_models_with_the_same_problem_stay_apart(self, reasoner, tmp_path):
+        source = next((ANCHORS / "math_rollouts").rglob("problem_1"))
+        for name in ("model_a", "model_b"):
+            shutil.copytree(source, tmp_path / name / "correct_base_solution" / "problem_1")
+        base = tmp_path / "model_b" / "correct_base_solution" / "problem_1" / "chunk_0"
+        (base / "solutions.json").write_text("[]")
+        traces, _ = read(reasoner, tmp_path, rollouts=True)
+        other = read(reasoner, OPENAI / "vllm_completions.jsonl")[0][0].with_metadata(correct=True)
+        out = tmp_path / "out"
+        assert export_traces([*traces, other], out, layout="thought-anchors") == 3
+        first = json.loads((source / "chunk_0" / "solutions.json").read_text())
+        folder = out / "correct_base_solution"
+        assert (
+            json.loads((folder / "problem_1" / "chunk_0" / "solutions.json").read_text()) == first
+        )
+        assert not (folder / "problem_1_again" / "chunk_0").exists()
+        assert (folder / "problem_1_again" / "chunk_1" / "solutions.json").is_file()
+
     def test_rollouts_need_their_base(self, reasoner, tmp_path):
         traces, _ = read(reasoner, ANCHORS / "math_rollouts", rollouts=True)
         with pytest.raises(TraceError, match="expected the base solution beside its rollouts"):
@@ -416,6 +434,45 @@ class TestLines:
         assert not reasons
         assert {trace.response for trace in traces} == {said["content"]}
         assert len({prompt_of(trace) for trace in traces}) == 1
+
+    def test_a_rows_own_fields_are_kept(self, reasoner, tmp_path):
+        import pandas as pd
+
+        when = pd.Timestamp("2026-01-02")
+        row = {"prompt": QUESTION, "response": "7", "source": "numina", "at": when, "raw": b"x"}
+        pd.DataFrame([row]).to_parquet(tmp_path / "rows.parquet")
+        done = import_transcripts(reasoner, tmp_path / "rows.parquet", tmp_path / "out")
+        assert (done.read, done.unread) == (1, 0)
+        (trace,) = saved_traces([tmp_path / "out"])
+        assert trace.metadata["source"] == "numina"
+        assert trace.metadata["at"].startswith("2026-01-02")
+
+    def test_columns_of_known_data_sets(self, reasoner, tmp_path):
+        path = self._write(
+            tmp_path / "rows.jsonl",
+            {"instruction": "Translate.", "input": "bonjour", "output": "hello"},
+            {"instruction": "Translate.", "input": "", "output": "hello"},
+            {"question": QUESTION, "generated_text": "It is 5", "answer": "4"},
+            {"problem": QUESTION, "solution": "REFERENCE", "generations": ["one", "two"]},
+            {
+                "conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}],
+                "answer": "4",
+            },
+        )
+        traces, reasons = read(reasoner, path)
+        assert not reasons
+        assert traces[0].steps[0].text.strip() == "Translate.\n\nbonjour"
+        assert traces[1].steps[0].text.strip() == "Translate."
+        said = [trace.response for trace in traces]
+        assert said == ["hello", "hello", "It is 5", "one", "two", "A"]
+
+    def test_an_earlier_import_leaves_nothing_behind(self, reasoner, tmp_path):
+        rows = [{"prompt": QUESTION, "response": str(n)} for n in range(3)]
+        path = self._write(tmp_path / "rows.jsonl", *rows)
+        import_transcripts(reasoner, path, tmp_path / "out")
+        self._write(path, rows[0])
+        import_transcripts(reasoner, tmp_path, tmp_path / "out")  # its own table is no transcript
+        assert [trace.response for trace in saved_traces([tmp_path / "out"])] == ["0"]
 
     def test_fields_by_name(self, reasoner, tmp_path):
         row = {"in": {"q": QUESTION}, "out": [{"text": "So.\n</think>\n\n7"}], "ok": True}
@@ -555,7 +612,7 @@ class TestImport:
         for row, trace in zip((r for r in rows if r["trace"]), traces, strict=True):
             assert int(row["tokens"]) == len(trace)
             assert row["answer"] == (trace.answer or "")
-            assert trace.metadata["source"]["file"] == row["file"]
+            assert trace.metadata["read_from"]["file"] == row["file"]
         assert f"{done.read} traces" in str(done)
         assert "B/s" in capsys.readouterr().err
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -45,10 +46,10 @@ def as_trace(
         GenerationError: There is no chat template for messages, or it refuses them.
     """
     tokenizer = tokenizer_in(model)
-    facts = dict(transcript.facts)
+    facts = json.loads(json.dumps(dict(transcript.facts), default=str))
     if transcript.token_ids is not None and transcript.prompt_ids is not None:
         ids = [*transcript.prompt_ids, *_unpadded(transcript.token_ids, end_token_ids(model))]
-        if _say(tokenizer, transcript, ids):
+        if _say(tokenizer, transcript, ids, chat or Chat()):
             if transcript.written is not None:
                 return Trace.from_dict(transcript.written)
             trace = Trace.from_token_ids(
@@ -98,7 +99,7 @@ def as_trace(
 def _prompt(tokenizer: Any, transcript: Transcript, chat: Chat) -> tuple[str, str]:
     """The prompt as the model reads it, and what was put before the transcript's own."""
     if transcript.prompt is None:
-        return prompt_text(tokenizer, list(transcript.messages), chat=chat), ""
+        return _rendered(tokenizer, transcript, chat), ""
     prompt = transcript.prompt
     is_question = not (transcript.rendered or _is_rendered(tokenizer, prompt))
     if is_question and getattr(tokenizer, "chat_template", None):
@@ -107,6 +108,16 @@ def _prompt(tokenizer: Any, transcript: Transcript, chat: Chat) -> tuple[str, st
     if prompt.startswith(start) or not _begins(tokenizer):
         start = ""
     return start + prompt, start
+
+
+def _rendered(tokenizer: Any, transcript: Transcript, chat: Chat) -> str:
+    """A conversation by the chat template; a developer's turn is the system's to one without."""
+    knows = "developer" in str(getattr(tokenizer, "chat_template", None))
+    turns = [
+        turn if knows or turn["role"] != "developer" else {**turn, "role": "system"}
+        for turn in transcript.messages
+    ]
+    return prompt_text(tokenizer, turns, chat=chat)
 
 
 def _begins(tokenizer: Any) -> bool:
@@ -134,23 +145,34 @@ def _said(transcript: Transcript, prompt: str, form: Format) -> str:
     is_told = any(marker in content for marker in delimiters if marker)
     if reasoning is None and transcript.messages and transcript.ended and not is_told:
         reasoning = "" if form.summary_open else None
-    if reasoning is None:
+    if reasoning is None or not (reasoning.strip() or form.summary_open):
         return content
     message = {"role": "assistant", "content": content, "reasoning_content": reasoning}
     return spoken_text(message, prompt, form)
 
 
-def _say(tokenizer: Any, transcript: Transcript, ids: list[int]) -> bool:
-    """Whether tokens say the transcript's text to this tokenizer."""
+def _say(tokenizer: Any, transcript: Transcript, ids: list[int], chat: Chat) -> bool:
+    """Whether tokens say the transcript's text, and its prompt, to this tokenizer.
+
+    Two tokenizers may share all tokens but their markers.
+    """
     if not ids or max(ids) >= len(tokenizer) or min(ids) < 0:
         return False
     split = len(transcript.prompt_ids or ())
     texts = TextStream(tokenizer).texts_of(ids)
     if transcript.written is not None:
         return "".join(texts) == f"{transcript.prompt}{transcript.content}"
-    response = "".join(texts[split:])
+    prompt, response = "".join(texts[:split]), "".join(texts[split:])
+    told_by_template = bool(transcript.messages and getattr(tokenizer, "chat_template", None))
+    if told_by_template and not _alike(_rendered(tokenizer, transcript, chat), prompt):
+        return False
     told = [part for part in (transcript.reasoning, transcript.content) if part]
     return all(part.strip() in response for part in told)
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two texts are equal but for white space."""
+    return "".join(one.split()) == "".join(other.split())
 
 
 def _unpadded(ids: Sequence[int], ends: frozenset[int]) -> list[int]:

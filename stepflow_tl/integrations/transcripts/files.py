@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ijson
 
@@ -32,6 +33,9 @@ KINDS = ("lm-eval", "lighteval", "inspect", "openai", "thought-anchors", "stepfl
 """What is read: `Found.kind`."""
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".eval", ".gz", ".csv")
+
+TABLE = "transcripts.csv"
+"""What an import says of what it read; it is no transcript itself."""
 
 _WAYS: dict[str, Callable[[Row], bool]] = {
     "stepflow-tl": is_written,
@@ -123,7 +127,7 @@ def _below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
                 yield one
             elif one.resolve() not in above:
                 yield from _below(one, above)
-        elif one.is_file() and one.suffix.lower() in SUFFIXES:
+        elif one.is_file() and one.suffix.lower() in SUFFIXES and one.name != TABLE:
             yield one
 
 
@@ -196,7 +200,7 @@ def _json(path: Path, at: At) -> Iterator[tuple[str, Any]]:
     """The rows of a JSON file: the items of a list or of "samples", or the object itself."""
     place = ""
     try:
-        with path.open("rb") as file:
+        with _open_json(path) as file:
             kinds = ijson.parse(file)
             _, first, _ = next(kinds)
             names = []
@@ -209,14 +213,21 @@ def _json(path: Path, at: At) -> Iterator[tuple[str, Any]]:
         elif "samples" in names and "eval" in names:
             place = "samples.item"
         else:
-            yield "", json.loads(path.read_bytes())
+            yield "", json.loads(path.read_bytes().removeprefix(BOM_UTF8))
             return
-        with path.open("rb") as file:
+        with _open_json(path) as file:
             for number, row in enumerate(ijson.items(file, place, use_float=True), 1):
                 at(file.tell())
                 yield f"row {number}", row
     except (ijson.JSONError, ValueError, RecursionError, StopIteration) as error:
         yield "", TraceError(f"{path.name} is no JSON: {shown(str(error) or 'empty')}")
+
+
+def _open_json(path: Path) -> BinaryIO:
+    file = path.open("rb")
+    if file.read(len(BOM_UTF8)) != BOM_UTF8:
+        file.seek(0)
+    return file
 
 
 @contextmanager

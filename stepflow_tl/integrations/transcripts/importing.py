@@ -5,24 +5,27 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from stepflow_tl.errors import StepFlowError
 from stepflow_tl.integrations.transcripts.as_traces import as_trace
-from stepflow_tl.integrations.transcripts.files import places_of, read_transcripts, size_of
+from stepflow_tl.integrations.transcripts.files import (
+    TABLE,
+    places_of,
+    read_transcripts,
+    size_of,
+)
 from stepflow_tl.integrations.transcripts.lines import Fields
-from stepflow_tl.integrations.transcripts.transcript import Found
+from stepflow_tl.integrations.transcripts.transcript import STRANGE, Found, why
 from stepflow_tl.text import one_line
 from stepflow_tl.traces.chat import Chat
 from stepflow_tl.traces.formats import Format, named_format
 from stepflow_tl.traces.trace import Trace
 
-TABLE = "transcripts.csv"
 COLUMNS = (
     *("file", "row", "sample", "kind", "trace", "reason"),
     *("tokens", "prompt", "thinking", "summary", "steps", "ended", "closed", "answer", "gold"),
@@ -96,13 +99,13 @@ def traces_of(
             continue
         try:
             trace = as_trace(model, found.transcript, chat=chat, format=form)
-        except (StepFlowError, ValueError, TypeError) as error:
-            reason = one_line(str(error))[:400]
-            yield Found(file=found.file, row=found.row, kind=found.kind, reason=reason), None
+            _sizes(trace)  # a row that claims to be a trace may be none
+        except STRANGE as error:
+            yield replace(found, transcript=None, reason=why(error)), None
             continue
-        source = {"file": found.file, "row": found.row, "kind": found.kind}
         if found.kind != "stepflow-tl":
-            trace = trace.with_metadata(source=source)
+            source = {"file": found.file, "row": found.row, "kind": found.kind}
+            trace = trace.with_metadata(read_from=source)
         yield found, trace
 
 
@@ -124,7 +127,8 @@ def import_transcripts(
     Args:
         model: A model with a ``tokenizer``, or a tokenizer (`load_tokenizer`).
         path: As `read_transcripts` takes it.
-        out: The folder for ``trace_000001.safetensors``, ... and ``transcripts.csv``.
+        out: The folder for ``trace_000001.safetensors``, ... and ``transcripts.csv``; those of an
+            earlier import are replaced.
         limit: Stop after so many responses.
         progress: Show a progress bar, in bytes read.
         fields: Where rows hold prompt and response.
@@ -151,6 +155,9 @@ def import_transcripts(
         )
         first = next(found, None)  # what is wrong with the arguments is raised here
         out.mkdir(parents=True, exist_ok=True)
+        if done.table.is_file():  # of an earlier import, whose traces would be taken for these
+            for old in out.glob("trace_*.safetensors"):
+                old.unlink()
         with done.table.open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, COLUMNS, restval="")
             table.writeheader()

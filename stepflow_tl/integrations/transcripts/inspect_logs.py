@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from stepflow_tl.errors import TraceError
 from stepflow_tl.integrations.transcripts.transcript import (
+    STRANGE,
     Transcript,
     check_conversation,
     text_of,
@@ -22,7 +23,6 @@ from stepflow_tl.tasks.tables import At
 
 _ZSTANDARD = 93  # which Python's zipfile reads from 3.14 on
 _LOCAL_HEADER = 30
-_DAMAGED = (ValueError, OSError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error)
 _ATTACHMENT = "attachment://"
 
 
@@ -94,10 +94,10 @@ def rows_of_archive(path: Path, at: At) -> Iterator[tuple[str, Any]]:
                 name = Path(member.filename).stem
                 try:
                     yield name, json.loads(_unpacked(archive, file, member))
-                except _DAMAGED as error:
+                except STRANGE as error:
                     yield name, TraceError(f"the sample could not be unpacked: {error}")
                 at(member.header_offset + member.compress_size)
-    except (zipfile.BadZipFile, NotImplementedError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
         raise TraceError(f"expected a log of Inspect's, got {path.name}: {error}") from None
 
 

@@ -19,9 +19,12 @@ WRITTEN = tuple(field.name for field in fields(Trace))
 """What such a row holds beside the texts of prompt and response."""
 
 _PROMPTS = (
-    *("messages", "conversations", "prompt", "question", "problem", "input", "instruction"),
+    *("messages", "conversations", "prompt", "question", "problem", "instruction", "input"),
 )
-_RESPONSES = ("response", "completion", "output", "generation", "solution", "answer")
+_RESPONSES = (
+    *("response", "completion", "output", "generation", "generations", "generated_text"),
+    *("model_output", "solution", "answer"),
+)
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's
 
@@ -33,10 +36,10 @@ class Fields:
     Attributes:
         prompt: A question, a rendered prompt, or messages; None for the first there is of
             "messages", "conversations" (ShareGPT's), "prompt", "question", "problem", "input",
-            "instruction".
-        response: What the model wrote, or a list of several; None for the first there is of
-            "response", "completion", "output", "generation", "solution", "answer"; or the last of
-            the messages, if it is the assistant's.
+            "instruction" (with "input" after it).
+        response: What the model wrote, or a list of several; None for the last of the messages, if
+            it is the assistant's, or for the first there is of "response", "completion", "output",
+            "generation", "generations", "generated_text", "model_output", "solution", "answer".
         reasoning: Its thinking, where that is kept apart; None for "reasoning_content",
             "reasoning" or "thinking".
     """
@@ -57,7 +60,9 @@ def read_line(row: Mapping[str, Any], fields: Fields) -> Iterator[Transcript | s
     if isinstance(asked, list):
         asked = [_message(turn) for turn in asked]
     answers = isinstance(asked, list) and asked and asked[-1].get("role") == "assistant"
-    if answers and fields.response is None and not any(name in row for name in _RESPONSES):
+    if prompt_name == "instruction" and isinstance(row.get("input"), str) and row["input"]:
+        asked = f"{asked}\n\n{row['input']}"  # Alpaca's
+    if answers and fields.response is None:
         response_name, given, asked = prompt_name, asked[-1], asked[:-1]
     else:
         response_name = fields.response or _first(row, _RESPONSES, "a response", "response")
@@ -116,7 +121,7 @@ def _of(
         raise TraceError(f"expected a response that is text, got {shown(response, 60)}")
     if not response and not reasoning:
         raise TraceError("expected a response with some text, got none")
-    facts = {**facts} if sample is None else {**facts, "sample": sample}
+    facts = {**facts} if sample is None else {"sample": sample, **facts}
     if not isinstance(asked, str):
         asked = check_conversation(asked)
         return Transcript(messages=asked, content=response, reasoning=reasoning, facts=facts)

@@ -33,11 +33,16 @@ def read_lm_eval(row: Mapping[str, Any], seen: dict[str, Any]) -> Iterator[Trans
             "a task of log-likelihoods: expected one of generated text (output_type: "
             "generate_until)"
         )
-    first = seen.setdefault("filter", row.get("filter"))
-    if row.get("filter") != first:
+    name, first = row.get("filter"), row.get("doc_hash")
+    if "filter" not in seen or (  # another task begins, in a file of several
+        name not in (seen["filter"], seen["declined"]) and first != seen["first"]
+    ):
+        seen.update(filter=name, first=first, declined=None)
+    elif name != seen["filter"]:
+        seen["declined"] = name
         raise TraceError(
-            f"expected each response once, got that of filter {first!r} under another, "
-            f"{row.get('filter')!r}"
+            f"expected each response once, got that of filter {seen['filter']!r} under another, "
+            f"{name!r}"
         )
     prompt = asked[0][0]
     if not isinstance(prompt, str):

@@ -141,12 +141,15 @@ def write_problems(traces: Iterable[Trace], folder: Path) -> int:
     """
     solutions: dict[str, dict[int, list[tuple[int, Any]]]] = {}
     places: set[str] = set()
+    bases: dict[str, str] = {}  # where the base solution went that rollouts were read with
     for number, trace in enumerate(traces):
         known = str(trace.metadata.get(PROBLEM, ""))
         kept = trace.metadata.get(FACTS)
         try:
-            if kept is not None and "rollout" in kept and _PLACE.fullmatch(known):
-                rows = solutions.setdefault(known, {}).setdefault(int(kept["chunk"]), [])
+            if kept is not None and "rollout" in kept:
+                rows = solutions.setdefault(bases.get(known, known), {}).setdefault(
+                    int(kept["chunk"]), []
+                )
                 rows.append((int(kept["number"]), _row_of(trace)))
                 continue
             files = _files_of(trace) if kept is None else _files_kept(trace)
@@ -156,9 +159,11 @@ def write_problems(traces: Iterable[Trace], folder: Path) -> int:
                 f"expected metadata[{FACTS!r}] of trace {number} as an import left it, got one "
                 f"with {error!r}"
             ) from None
-        place = known if _PLACE.fullmatch(known) and known not in places else ""
         side = _SIDES.get(str(trace.metadata.get("correct")), "base_solution")
-        place = place or f"{side}/problem_{number}"
+        place = known if _PLACE.fullmatch(known) else f"{side}/problem_{number}"
+        while place in places:
+            place += "_again"
+        bases[known] = place
         places.add(place)
         (folder / place).mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
