@@ -558,7 +558,7 @@ class Trace:
             *(segment.start for segment in self.segments[1:]),
             size,
         ]
-        if len(self.token_ids) != size or not 0 < self.prompt_length <= size or not tiles:
+        if len(self.token_ids) != size or not 0 <= self.prompt_length <= size or not tiles:
             raise TraceError(f"expected segments that tile {size} tokens, got {self.segments}")
         if not all(0 <= span.start <= span.stop <= size for span in spans):
             raise TraceError(f"expected spans within {size} tokens, got others")

@@ -333,3 +333,28 @@ class TestFiles:
         assert repr(trace) == (
             "Trace(86 tokens: question 28, thinking 34, summary 24; 7 steps; ended=True)"
         )
+
+
+def test_a_trace_without_a_prompt_is_saved_too(tokenizer: Any, tmp_path: Path) -> None:
+    trace = Trace.from_text(tokenizer, "<think>\nSo it is.\n</think>\n\nYes.")
+    trace.save(tmp_path / "trace.safetensors")
+    assert Trace.load(tmp_path / "trace.safetensors") == trace
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"token_ids": [1, 2]},
+        {"prompt_length": -1},
+        {"prompt_length": 10**6},
+        {"steps": [{"index": 0, "segment": "thinking", "start": 0, "stop": 10**6, "text": ""}]},
+        {"segments": []},
+        {"read_as": {}},
+        {"read_as": {"name": "unknown"}},
+        {"token_ids": None},
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_a_description_that_does_not_fit_together_is_refused(trace: Trace, change: Any) -> None:
+    with pytest.raises(TraceError):
+        Trace.from_dict({**trace.to_dict(), **change})
