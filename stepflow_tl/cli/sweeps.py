@@ -120,14 +120,18 @@ def sweep_merge(
     mix: Mix = False,
 ) -> None:
     """Put several stores into one; `sweep resume` then finishes what is still missing."""
-    from stepflow_tl.sweep import merge
+    from stepflow_tl.sweep import merge, missing_shards
 
     into, sources = (stores[0], stores[1:]) if out is None else (out, stores)
     if out is None and not into.is_file():  # it is made only where --out asks for it
         raise FileNotFoundError(f"no sweep store at {into}")
+    missing = missing_shards(stores)
     typer.echo(merge(sources, into, mix=mix).to_string(index=False))
     typer.echo()
     _show_status(into)
+    if missing:
+        named = ", ".join(f"{number}/{of}" for number, of in missing)
+        typer.echo(f"missing: shard {named}; stepflow-tl sweep resume {into} finishes it")
     typer.echo(f"  {into}")
 
 

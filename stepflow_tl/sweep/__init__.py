@@ -12,7 +12,7 @@ from stepflow_tl.sweep.cells import Arm
 from stepflow_tl.sweep.config import read_config, resume, status
 from stepflow_tl.sweep.executors import Executor, LocalExecutor, RayExecutor
 from stepflow_tl.sweep.grid import BASELINE, Grid, Setting, grid, settings_columns
-from stepflow_tl.sweep.merging import merge
+from stepflow_tl.sweep.merging import merge, missing_shards
 from stepflow_tl.sweep.store import Store, write_table
 from stepflow_tl.sweep.sweep import Sweep
 from stepflow_tl.sweep.work import trace_of
@@ -33,6 +33,7 @@ __all__ = [
     "calibrate",
     "grid",
     "merge",
+    "missing_shards",
     "read_config",
     "resume",
     "settings_columns",

@@ -55,6 +55,28 @@ def merge(
     return pd.DataFrame(table, columns=["store", "rows", "added", "same", "differ"])
 
 
+def missing_shards(sources: Sequence[str | Path]) -> list[tuple[int, int]]:
+    """Shards that these stores, of the same sweep's other shards, do not hold.
+
+    Args:
+        sources: The stores.
+
+    Raises:
+        FileNotFoundError: There is no such store.
+        StoreError: One is no store.
+    """
+    notes = [note for path in sources for note in Store(path).fact("sweeps") or []]
+    if any("shard" not in note for note in notes):
+        return []  # one remembers the whole
+    held = {tuple(note["shard"]) for note in notes}
+    return sorted(
+        (number, of)
+        for of in {of for _, of in held}
+        for number in range(1, of + 1)
+        if (number, of) not in held
+    )
+
+
 def _remember(store: Store, source: Store) -> None:
     """Remember the source's sweeps, whole."""
     known = store.fact("sweeps") or []

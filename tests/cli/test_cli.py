@@ -257,7 +257,10 @@ def test_shards_of_a_sweep_are_merged(run, config):
         assert code == 0 and str(shard) in out
     whole = path.with_name("whole.sqlite")
     code, out, _ = run("sweep", "merge", *shards, "--out", whole)
-    assert code == 0 and str(whole) in out
+    assert code == 0 and str(whole) in out and "missing" not in out
+    lacking = path.with_name("lacking.sqlite")
+    _, out, _ = run("sweep", "merge", shards[0], shards[2], "--out", lacking)
+    assert f"missing: shard 2/3; stepflow-tl sweep resume {lacking} finishes it" in out
     assert run("sweep", path, "--store", path.with_suffix(".sqlite"))[0] == 0
     hashes = [set(Store(p).to_dataframe()["hash"]) for p in (whole, path.with_suffix(".sqlite"))]
     assert hashes[0] == hashes[1]
