@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -27,31 +27,27 @@ def write_file(path: str | Path, kind: str, tensors: dict[str, Tensor], facts: A
     """
     header = {"kind": kind, "version": _VERSION, "facts": json.dumps(facts)}
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()},
-            str(unfinished),
-            metadata=header,
-        )
-        os.replace(unfinished, path)
+        with replacing(path) as unfinished:
+            save_file(
+                {name: tensor.contiguous() for name, tensor in tensors.items()},
+                str(unfinished),
+                metadata=header,
+            )
     except (SafetensorError, OSError) as error:
         raise OSError(f"could not write a {kind} file to {path}: {_said(error)}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
-    """A text file to write to, which takes the place of an older one when it is whole.
+def replacing(path: Path) -> Iterator[Path]:
+    """A place to write a file to, which takes that of an older one when the block is left well.
 
     Raises:
         OSError: The place cannot be written to; an older file stays as it is.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            yield file
+        yield unfinished
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -123,9 +123,7 @@ def sweep_merge(
     from stepflow_tl.sweep import merge, missing_shards
 
     into, sources = (stores[0], stores[1:]) if out is None else (out, stores)
-    if out is None and not into.is_file():  # it is made only where --out asks for it
-        raise FileNotFoundError(f"no sweep store at {into}")
-    missing = missing_shards(stores)
+    missing = missing_shards(stores)  # they must all be there: none is made but --out
     typer.echo(merge(sources, into, mix=mix).to_string(index=False))
     typer.echo()
     _show_status(into)

@@ -49,7 +49,7 @@ def read_gguf(path: Path, dtype: torch.dtype, placement: Mapping[str, Any]) -> t
             model, told = AutoModelForCausalLM.from_pretrained(
                 **given, config=config, dtype=dtype, output_loading_info=True, **placement
             )
-        except (*_REFUSALS, NotImplementedError) as error:
+        except _REFUSALS as error:
             raise _explained(path, error) from error
         tokenizer = read_gguf_tokenizer(path)
     lacking = sorted(told["missing_keys"]) + sorted(told["mismatched_keys"])

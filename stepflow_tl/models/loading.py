@@ -69,8 +69,11 @@ def load_model(
         exact = _load_dtype(source, dtype, boot_options)
         with _nothing_installed(), out_of_memory_as(ModelError, lambda: _smaller(source, exact)):
             if "hf_model" not in boot_options:
-                prepare = _read if is_gguf(source) else _unpacked
-                boot_options = prepare(source, exact, boot_options)
+                boot_options = (
+                    _read(Path(source), exact, boot_options)
+                    if is_gguf(source)
+                    else _unpacked(source, boot_options)
+                )
             model = TransformerBridge.boot_transformers(source, dtype=exact, **boot_options)
     except ModelError:
         raise
@@ -103,7 +106,7 @@ def load_tokenizer(name: str | Path = "reasoner") -> Any:
         raise ModelError(f"no tokenizer: {explain(str(name), error)}") from error
 
 
-def _unpacked(source: str, dtype: torch.dtype, options: Mapping[str, Any]) -> dict[str, Any]:
+def _unpacked(source: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options to boot a checkpoint with: one in MXFP4 (GPT-OSS) is unpacked on every device.
 
     Its kernels for GPUs have no backward pass, and what goes through them would be left out of a
@@ -130,9 +133,8 @@ def _where_from(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"trust_remote_code": bool(options.get("trust_remote_code")), **revision}
 
 
-def _read(source: str, dtype: torch.dtype, options: Mapping[str, Any]) -> dict[str, Any]:
+def _read(path: Path, dtype: torch.dtype, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options to boot the model of a .gguf file with."""
-    path = Path(source)
     model, tokenizer = read_gguf(path, dtype, {k: options[k] for k in PLACEMENT if k in options})
     rest = {name: value for name, value in options.items() if name not in PLACEMENT}
     if "device_map" not in options:

@@ -18,7 +18,8 @@ def merge(
 
     The sweeps that the sources remember, whole or in shards, are remembered as whole ones, so that
     `stepflow_tl.sweep.resume` finishes what is still missing. A source is added in one transaction,
-    whole or not at all, and is only read itself. Merging again changes nothing.
+    whole or not at all, and keeps its rows (one of an older format is brought to this one). Merging
+    again changes nothing.
 
     Args:
         sources: The stores.

@@ -8,7 +8,6 @@ process at a time.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from stepflow_tl.errors import SettingError, StoreError
-from stepflow_tl.files import network_file_system
+from stepflow_tl.files import network_file_system, replacing
 
 COLUMNS: dict[str, str] = {
     "hash": "TEXT PRIMARY KEY",
@@ -280,15 +279,11 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
     if path.suffix not in (".parquet", ".csv"):
         raise SettingError(f"expected a name that ends with .parquet or .csv, got {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as unfinished:
         if path.suffix == ".csv":
             table.to_csv(unfinished, index=False)
         else:
             table.to_parquet(unfinished, index=False)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _journal(database: sqlite3.Connection, mode: str) -> None:

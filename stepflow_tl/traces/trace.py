@@ -238,6 +238,7 @@ class Trace:
         *,
         prompt: str | None = None,
         format: str | Format = "auto",
+        strict: bool = True,
         cuts: Sequence[int] | None = None,
         labels: Sequence[Mapping[str, Any]] | None = None,
         metadata: Mapping[str, Any] | None = None,
@@ -251,6 +252,7 @@ class Trace:
             prompt: The part of `text` before the response, if it is to be given: it is tokenized
                 apart, as when it was generated from.
             format: As in `from_token_ids`.
+            strict: Likewise.
             cuts: Where somebody else's steps begin, as numbers of characters of `text`: a step
                 begins with the token that holds the first character that is not white space from
                 there on, or the next one where that token has begun before.
@@ -285,7 +287,13 @@ class Trace:
         length = len(head) or None
         if cuts is None:
             return cls.from_token_ids(
-                model, ids, prompt_length=length, format=format, labels=labels, metadata=metadata
+                model,
+                ids,
+                prompt_length=length,
+                format=format,
+                strict=strict,
+                labels=labels,
+                metadata=metadata,
             )
         try:
             at = tokens_at(TextStream(tokenizer).texts_of(ids), text, cuts)
@@ -296,6 +304,7 @@ class Trace:
             ids,
             prompt_length=length,
             format=format,
+            strict=strict,
             cuts=sorted({token for token in at if token < len(ids)}),
             metadata=metadata,
         )
@@ -346,18 +355,9 @@ class Trace:
         said = spoken_text(turns[-1], prompt, form)
         if not said:
             raise TraceError(f"expected an answer with some text, got {dict(turns[-1])!r}")
-        head, tail = (
-            encoded(tokenizer, part, TraceError, add_special_tokens=False)
-            for part in (prompt, said)
-        )
         facts = {"messages": [dict(turn) for turn in turns[:-1]], **(metadata or {})}
-        return cls.from_token_ids(
-            model,
-            head + tail,
-            prompt_length=len(head),
-            format=format,
-            strict=False,
-            metadata=facts,
+        return cls.from_text(
+            model, prompt + said, prompt=prompt, format=format, strict=False, metadata=facts
         )
 
     def __len__(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from stepflow_tl.errors import TraceError
 from stepflow_tl.integrations.transcripts.transcript import Transcript
-from stepflow_tl.traces.chat import Chat, encoded, prompt_text, spoken_text
+from stepflow_tl.traces.chat import Chat, prompt_text, spoken_text
 from stepflow_tl.traces.formats import USER_TURNS, Format, named_format
 from stepflow_tl.traces.reader import without_ends
 from stepflow_tl.traces.templates import expected_format
@@ -51,7 +51,7 @@ def as_trace(
         ids = [*transcript.prompt_ids, *_unpadded(transcript.token_ids, end_token_ids(model))]
         if _say(tokenizer, transcript, ids, chat or Chat()):
             if transcript.written is not None:
-                return Trace.from_dict(transcript.written)
+                return transcript.written
             trace = Trace.from_token_ids(
                 model,
                 ids,
@@ -72,27 +72,16 @@ def as_trace(
         facts[START] = start
     form = named_format(format)
     said = _said(transcript, prompt, expected_format(tokenizer, prompt) if form.is_auto else form)
-    head = encoded(tokenizer, prompt, TraceError, add_special_tokens=False)
-    if cuts is None:
-        tail = encoded(tokenizer, said, TraceError, add_special_tokens=False)
-        trace = Trace.from_token_ids(
-            model,
-            head + tail,
-            prompt_length=len(head),
-            format=format,
-            strict=False,
-            metadata=facts,
-        )
-    else:
-        trace = Trace.from_text(
-            model,
-            prompt + said,
-            prompt=prompt,
-            format=format,
-            cuts=cuts,
-            labels=transcript.labels,
-            metadata=facts,
-        )
+    trace = Trace.from_text(
+        model,
+        prompt + said,
+        prompt=prompt,
+        format=format,
+        strict=False,
+        cuts=cuts,
+        labels=transcript.labels,
+        metadata=facts,
+    )
     return _ended(trace, transcript)
 
 

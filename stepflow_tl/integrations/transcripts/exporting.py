@@ -43,7 +43,7 @@ def export_traces(traces: Iterable[Trace], out: str | Path, *, layout: Layout = 
         return write_problems(traces, out)
     out.parent.mkdir(parents=True, exist_ok=True)
     count = 0
-    with replacing(out) as file:
+    with replacing(out) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         for trace in traces:
             file.write(json.dumps(_row(trace)) + "\n")
             count += 1

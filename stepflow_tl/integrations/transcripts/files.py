@@ -26,7 +26,7 @@ from stepflow_tl.integrations.transcripts.lines import Fields, is_written, read_
 from stepflow_tl.integrations.transcripts.lm_eval import is_lm_eval, read_lm_eval
 from stepflow_tl.integrations.transcripts.openai import Requests, is_openai, read_openai
 from stepflow_tl.integrations.transcripts.thought_anchors import is_problem, read_problem
-from stepflow_tl.integrations.transcripts.transcript import STRANGE, Found, Transcript, why
+from stepflow_tl.integrations.transcripts.transcript import Found, Transcript, why
 from stepflow_tl.tasks.tables import At, Row, rows_of_file, shown
 
 KINDS = ("lm-eval", "lighteval", "inspect", "openai", "thought-anchors", "stepflow-tl", "lines")
@@ -99,7 +99,7 @@ def places_of(path: Path) -> Iterator[Path]:
         SettingError: There is none.
     """
     if path.is_dir() and not is_problem(path):
-        found = [one for one in _below(path)]
+        found = list(_below(path))
         if not found:
             raise SettingError(
                 f"expected files of {', '.join(SUFFIXES)} or folders of thought-anchors in {path}, "
@@ -144,7 +144,7 @@ def _file(
             try:
                 for found in _responses(name, content, fields, requests, seen):
                     yield _found(where, row, name, found)
-            except STRANGE as error:
+            except Exception as error:  # whatever it is, it costs this row alone
                 yield Found(file=where, row=row, kind=name, reason=why(error))
     except (StepFlowError, OSError) as error:
         yield Found(file=where, row="", kind=kind or "", reason=why(error))
@@ -198,21 +198,10 @@ def _rows(path: Path, at: At) -> Iterator[tuple[str, Any]]:
 
 def _json(path: Path, at: At) -> Iterator[tuple[str, Any]]:
     """The rows of a JSON file: the items of a list or of "samples", or the object itself."""
-    place = ""
     try:
         with _open_json(path) as file:
-            kinds = ijson.parse(file)
-            _, first, _ = next(kinds)
-            names = []
-            if first == "start_map":
-                names = [
-                    value for prefix, event, value in kinds if (prefix, event) == ("", "map_key")
-                ]
-        if first == "start_array":
-            place = "item"
-        elif "samples" in names and "eval" in names:
-            place = "samples.item"
-        else:
+            place = _rows_at(ijson.parse(file))
+        if place is None:
             yield "", json.loads(path.read_bytes().removeprefix(BOM_UTF8))
             return
         with _open_json(path) as file:
@@ -221,6 +210,23 @@ def _json(path: Path, at: At) -> Iterator[tuple[str, Any]]:
                 yield f"row {number}", row
     except (ijson.JSONError, ValueError, RecursionError, StopIteration) as error:
         yield "", TraceError(f"{path.name} is no JSON: {shown(str(error) or 'empty')}")
+
+
+def _rows_at(events: Iterator[tuple[str, str, Any]]) -> str | None:
+    """Where a JSON file has its rows, as ijson calls it; None where it is a row itself.
+
+    Of a log of Inspect's no more is read than what stands before its samples.
+    """
+    _, first, _ = next(events)
+    if first == "start_array":
+        return "item"
+    names = set()
+    for prefix, event, value in events:
+        if (prefix, event) == ("", "map_key"):
+            names.add(value)
+            if {"eval", "samples"} <= names:
+                return "samples.item"
+    return None
 
 
 def _open_json(path: Path) -> BinaryIO:

@@ -20,7 +20,7 @@ from stepflow_tl.integrations.transcripts.files import (
     size_of,
 )
 from stepflow_tl.integrations.transcripts.lines import Fields
-from stepflow_tl.integrations.transcripts.transcript import STRANGE, Found, why
+from stepflow_tl.integrations.transcripts.transcript import Found, why
 from stepflow_tl.text import one_line
 from stepflow_tl.traces.chat import Chat
 from stepflow_tl.traces.formats import Format, named_format
@@ -100,7 +100,7 @@ def traces_of(
         try:
             trace = as_trace(model, found.transcript, chat=chat, format=form)
             _sizes(trace)  # a row that claims to be a trace may be none
-        except STRANGE as error:
+        except Exception as error:  # whatever it is, it costs this row alone
             yield replace(found, transcript=None, reason=why(error)), None
             continue
         if found.kind != "stepflow-tl":

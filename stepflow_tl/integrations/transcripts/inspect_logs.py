@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from stepflow_tl.errors import TraceError
 from stepflow_tl.integrations.transcripts.transcript import (
-    STRANGE,
     Transcript,
     check_conversation,
     text_of,
@@ -94,7 +93,7 @@ def rows_of_archive(path: Path, at: At) -> Iterator[tuple[str, Any]]:
                 name = Path(member.filename).stem
                 try:
                     yield name, json.loads(_unpacked(archive, file, member))
-                except STRANGE as error:
+                except Exception as error:  # whatever it is, it costs this row alone
                     yield name, TraceError(f"the sample could not be unpacked: {error}")
                 at(member.header_offset + member.compress_size)
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
@@ -124,9 +123,7 @@ def _flat(message: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]
     said = [part for part in parts if part.get("type") != "reasoning"]
     flat = {
         "role": message["role"],
-        "content": _found(
-            text_of([{**p, "text": _found(p.get("text"), kept)} for p in said]), kept
-        ),
+        "content": text_of([{**part, "text": _found(part.get("text"), kept)} for part in said]),
     }
     if thoughts:
         if any(part.get("redacted") for part in thoughts):

@@ -18,9 +18,7 @@ LAYOUT = "stepflow_tl.trace"
 WRITTEN = tuple(field.name for field in fields(Trace))
 """What such a row holds beside the texts of prompt and response."""
 
-_PROMPTS = (
-    *("messages", "conversations", "prompt", "question", "problem", "instruction", "input"),
-)
+_PROMPTS = ("messages", "conversations", "prompt", "question", "problem", "instruction", "input")
 _RESPONSES = (
     *("response", "completion", "output", "generation", "generations", "generated_text"),
     *("model_output", "solution", "answer"),
@@ -35,8 +33,8 @@ class Fields:
 
     Attributes:
         prompt: A question, a rendered prompt, or messages; None for the first there is of
-            "messages", "conversations" (ShareGPT's), "prompt", "question", "problem", "input",
-            "instruction" (with "input" after it).
+            "messages", "conversations" (ShareGPT's), "prompt", "question", "problem", "instruction"
+            (with "input" after it), "input".
         response: What the model wrote, or a list of several; None for the last of the messages, if
             it is the assistant's, or for the first there is of "response", "completion", "output",
             "generation", "generations", "generated_text", "model_output", "solution", "answer".
@@ -105,7 +103,7 @@ def read_written(row: Mapping[str, Any]) -> Iterator[Transcript | str]:
         cuts=tuple(starts[step.start] for step in steps),
         labels=tuple(step.labels for step in steps),
         facts=trace.metadata,
-        written=trace.to_dict(),
+        written=trace,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from stepflow_tl.errors import TraceError
 from stepflow_tl.integrations.transcripts.as_traces import START
-from stepflow_tl.integrations.transcripts.transcript import STRANGE, Transcript, why
+from stepflow_tl.integrations.transcripts.transcript import Transcript, why
 from stepflow_tl.traces.trace import Trace
 
 BASE = "base_solution.json"
@@ -55,7 +55,7 @@ def read_problem(folder: Path, *, rollouts: bool = False) -> Iterator[tuple[str,
         if not isinstance(response, str) or "error" in base:
             raise TraceError(f"expected a solution, got the error {base.get('error')!r}")
         yield BASE, _base(folder, base, rollouts)
-    except STRANGE as error:
+    except Exception as error:  # whatever it is, it costs this row alone
         yield BASE, why(error)
         return
     if not rollouts:
@@ -70,7 +70,7 @@ def read_problem(folder: Path, *, rollouts: bool = False) -> Iterator[tuple[str,
         for number, rollout in enumerate(listed if isinstance(listed, list) else [listed]):
             try:
                 found = _rollout(base["prompt"], rollout, path.parent, number)
-            except STRANGE as error:
+            except Exception as error:  # whatever it is, it costs this row alone
                 found = why(error)
             yield f"{where} {number}", found
 

@@ -11,6 +11,7 @@ from typing import Any
 from stepflow_tl.errors import StepFlowError, TraceError
 from stepflow_tl.tasks.tables import shown
 from stepflow_tl.traces.chat import Message
+from stepflow_tl.traces.trace import Trace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class Transcript:
         cuts: Where the source's own steps begin: characters of `prompt` and `content` together.
         labels: What the source says of the step that begins at each cut.
         facts: What else it says, JSON-able; kept as the trace's metadata.
-        written: The whole trace (`Trace.to_dict`), where this package exported it.
+        written: The trace itself, where this package exported it.
     """
 
     messages: tuple[Message, ...] = ()
@@ -44,7 +45,7 @@ class Transcript:
     cuts: tuple[int, ...] | None = None
     labels: tuple[Mapping[str, Any], ...] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-    written: Mapping[str, Any] | None = None
+    written: Trace | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +121,6 @@ def check_conversation(messages: Any) -> tuple[Message, ...]:
     if turns[-1]["role"] == "assistant":
         raise TraceError("expected a conversation that ends before the assistant's answer")
     return tuple(turns)
-
-
-STRANGE = Exception
-"""What an untrusted row may raise: whatever it is, it costs that row alone."""
 
 
 def why(error: Exception) -> str:
