@@ -22,6 +22,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from stepflow_tl import (
     Decoding,
@@ -133,7 +134,7 @@ def _page(
             plot_step_map(
                 maps.band(band).normalize("row"),
                 ax=axes[band],
-                title=f"{band} layers",
+                title=f"{band} layers, on a scale of their own",
                 legend=band == "deep",
             )
         for name, label in SINKS.items():
@@ -146,6 +147,8 @@ def _page(
         )
         axes["sinks"].legend(frameon=False)
         _draw_ledger(axes["ledger"], ledger)
+        for name in ("sinks", "ledger"):
+            axes[name].xaxis.set_major_locator(MaxNLocator(integer=True))  # layers
         said = textwrap.shorten(trace.response, 160, placeholder=" ...")
         figure.suptitle(
             textwrap.fill(f"{Path(chosen.model).name}: {said}", 120), parse_math=False, fontsize=10
