@@ -5,7 +5,8 @@ An intervention is a frozen description with one method, `edit(tensor, at) -> te
 functions of it, for any model; `tracker` knows where each forward pass stands; what was done is
 counted in a `ledger`. `flow` attaches several together. The four kinds: `odds_equal_bridge`,
 `step_momentum` (the paper's), `uniform_prior_bridge`, `gradient_momentum` (the digest's; it runs
-steps again: `rerun`).
+steps again: `rerun`). Failures of known place and dose, to hold diagnostics and repairs against:
+`planted`, `planted_noise`.
 """
 
 from stepflow_tl.errors import InterventionWarning
@@ -14,6 +15,8 @@ from stepflow_tl.interventions.flow import Run, StepFlow
 from stepflow_tl.interventions.gradient_momentum import GradientMomentum
 from stepflow_tl.interventions.ledger import Later, Ledger
 from stepflow_tl.interventions.odds_equal_bridge import OddsEqualBridge
+from stepflow_tl.interventions.planted import PlantedDecay, PlantedForgetting, PlantedLockIn
+from stepflow_tl.interventions.planted_noise import PlantedNoise
 from stepflow_tl.interventions.position import EditPosition, PassPosition
 from stepflow_tl.interventions.step_momentum import StepMomentum
 from stepflow_tl.interventions.uniform_prior_bridge import UniformPriorBridge
@@ -30,6 +33,10 @@ __all__ = [
     "Ledger",
     "OddsEqualBridge",
     "PassPosition",
+    "PlantedDecay",
+    "PlantedForgetting",
+    "PlantedLockIn",
+    "PlantedNoise",
     "Run",
     "StepFlow",
     "StepMomentum",

@@ -115,7 +115,8 @@ class Tracker(Follower):
         if self._position is None:
             raise TrackingError(
                 "no forward pass has reached the first attention yet: the interventions' "
-                "hooks must run inside a full forward pass of the model they were made for"
+                "hooks must run inside a full forward pass of the model they were made for, and an "
+                "edit before the pattern of layer 0 comes too early: expected layers from 1 on"
             )
         return self._position
 
