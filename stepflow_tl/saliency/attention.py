@@ -12,7 +12,7 @@ from torch import Tensor
 from stepflow_tl.errors import SettingError
 from stepflow_tl.models.base import ModelView
 from stepflow_tl.saliency.collect import Collector
-from stepflow_tl.saliency.rules import TokenRule
+from stepflow_tl.saliency.rules import TokenRule, needs_gradient
 from stepflow_tl.saliency.tiles import (
     Keys,
     Layer,
@@ -23,6 +23,7 @@ from stepflow_tl.saliency.tiles import (
     score_attention,
     score_backward,
 )
+from stepflow_tl.saliency.values import ValueNorms
 
 _CHANGES_SCORES = ("softcap", "position_bias")  # keyword arguments of attention functions
 
@@ -88,6 +89,7 @@ class ScoringAttention:
     ) -> None:
         self.rule, self.queries = rule, range(0)
         self._collector, self._scored, self._stores = collector, scored, stores
+        self._norms_of = ValueNorms(view)
         self._windows = [view.attention_window(layer) for layer in range(view.n_layers)]
 
     @property
@@ -109,6 +111,10 @@ class ScoringAttention:
     def scored(self, layer: int) -> None:
         """Tell that a layer's scores of the present queries are complete."""
         self._scored(layer, self.queries)
+
+    def key_weights(self, layer: int, values: Values) -> Float[Tensor, "kv group key"] | None:
+        """What the rule multiplies each key's attention by; None for nothing."""
+        return self._norms_of(layer, values) if self.rule == "attention_x_value" else None
 
     def remember(
         self, layer: int, k: Float[Tensor, "kv new d"], v: Float[Tensor, "kv new d_v"]
@@ -158,8 +164,9 @@ class _Attend(torch.autograd.Function):
         keys, values, first = attention.remember(layer.index, k, v)
         z, lse = attend(q, keys, values, layer)
         collector = attention.collector(layer.index)
-        if attention.rule == "attention" and collector is not None:
-            score_attention(layer, q, keys, lse, collector=collector, first=first)
+        if collector is not None and not needs_gradient(attention.rule):
+            weights = attention.key_weights(layer.index, values)
+            score_attention(layer, q, keys, lse, weights, collector=collector, first=first)
             attention.scored(layer.index)
         ctx.save_for_backward(q, keys, values, z, lse)
         ctx.layer, ctx.attention, ctx.first = layer, attention, first

@@ -116,7 +116,7 @@ def _made_of(view: ModelView, trace: Trace, plan: Plan, collector: Collector) ->
         "objective": plan.objective,
         "layers": list(plan.layers),
         "per_head": collector.per_head,
-        "scores": type(collector).__name__,
+        "scores": collector.kind,
         "backend": plan.backend,
         "chunk": len(plan.chunks[0]),
         "version": __version__,

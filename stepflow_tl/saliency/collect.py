@@ -1,4 +1,4 @@
-"""Collecting token scores, tile by tile, into step sums or token maps.
+"""Collecting token scores, tile by tile, into step sums, step shares or token maps.
 
 A backend opens the rows of a layer that it is about to score and adds tiles to them::
 
@@ -11,11 +11,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from stepflow_tl.saliency.pooling import FrameKeys
 from stepflow_tl.traces.tokens import FRAME
 from stepflow_tl.traces.trace import Trace
 
@@ -56,6 +58,11 @@ class Collector(ABC):
             self._sums = {layer: torch.zeros(shape, dtype=dtype, device=device) for layer in layers}
             self._rows = {layer: torch.zeros(len(trace), device=device) for layer in layers}
 
+    @property
+    def kind(self) -> str:
+        """What it gathers, for records."""
+        return type(self).__name__
+
     def result(self, layer: int) -> Float[Tensor, "*head row column"]:
         """The sums of a layer, over heads their mean."""
         sums = self._sums[layer] / self.gain
@@ -86,6 +93,12 @@ class Collector(ABC):
 
     @abstractmethod
     def _rows_of(self, queries: range) -> tuple[int, int]: ...
+
+
+def steps_among(labels: Int[Tensor, "pos"]) -> tuple[int, int]:
+    """Half-open range of the steps of some neighboring tokens; an empty one for none."""
+    steps = labels[labels != FRAME]
+    return (int(steps[0]), int(steps[-1]) + 1) if len(steps) else (0, 0)
 
 
 class StepSums(Collector):
@@ -124,9 +137,83 @@ class StepSums(Collector):
         return len(trace.steps), len(trace.steps) + 1  # the last column takes the frame
 
     def _rows_of(self, queries: range) -> tuple[int, int]:
-        steps = self._steps[queries.start : queries.stop]
-        steps = steps[steps != FRAME]
-        return (int(steps[0]), int(steps[-1]) + 1) if len(steps) else (0, 0)
+        return steps_among(self._steps[queries.start : queries.stop])
+
+
+class StepShares(Collector):
+    """Shares of each token's row by key step, and their mean over the tokens of each query step.
+
+    Rows without a score are left out and counted. See `stepflow_tl.saliency.pooling`.
+
+    Args:
+        frame_keys: Whether the frame's keys are "in" the denominator, or "out".
+        settings: As of any `Collector`.
+    """
+
+    def __init__(self, *args: Any, frame_keys: FrameKeys = "in", **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._frame_counts = frame_keys == "in"
+
+    def result(self, layer: int) -> Float[Tensor, "*head query_step key_step"]:
+        """The mean shares of a layer: of the heads' mean scores, or head by head."""
+        sums = self._sums[layer]
+        return sums[..., :-3] / sums[..., -2:-1].clamp_min(1.0)
+
+    @property
+    def kind(self) -> str:
+        """What it gathers, for records."""
+        return f"{super().kind}, frame {'in' if self._frame_counts else 'out'}"
+
+    def zero_rows(self, layer: int) -> int:
+        """Number of token rows in steps that had no score (of all heads, where they are apart)."""
+        return int(self._sums[layer][..., -1].sum())
+
+    @contextmanager
+    def rows(self, layer: int, queries: range) -> Iterator[AddTile]:
+        """Open the rows of these queries; their shares are taken when they are closed."""
+        sums = self.written(layer, queries)
+        steps = torch.arange(*self._rows_of(queries))
+        member = (self._steps[queries.start : queries.stop] == steps[:, None]).to(sums)
+        by_token = sums.new_zeros(*sums.shape[:-2], len(queries), queries.stop)
+        seen = queries.stop
+
+        def add(heads: slice, first_key: int, scores: Float[Tensor, "head query key"]) -> None:
+            nonlocal seen
+            seen = min(seen, first_key)
+            keys = slice(first_key, first_key + scores.shape[-1])
+            given = scores if self.per_head else scores.sum(0)
+            self._note(layer, queries, given)
+            part = by_token[heads, :, keys] if self.per_head else by_token[:, keys]
+            part += given.to(part)
+
+        yield add
+        if len(steps):
+            of_key = self._steps[seen : queries.stop].to(sums.device)
+            self._take_shares(sums, member, of_key, by_token[..., seen:])
+
+    def _take_shares(
+        self,
+        sums: Float[Tensor, "*head row column"],
+        member: Float[Tensor, "row query"],
+        of_key: Int[Tensor, "key"],
+        scores: Float[Tensor, "*head query key"],
+    ) -> None:
+        """Add the shares of some token rows, and how many of them there are."""
+        on_frame = of_key == FRAME
+        counted = scores if self._frame_counts else scores * ~on_frame
+        total = counted.sum(-1, keepdim=True)
+        known = total > 0
+        shares = torch.where(known, scores / total, torch.zeros_like(scores))
+        columns = torch.where(on_frame, sums.shape[-1] - 3, of_key)
+        sums.index_add_(-1, columns, member @ shares)
+        sums[..., -2:-1] += member @ known.to(sums)
+        sums[..., -1:] += member @ (~known).to(sums)
+
+    def _shape(self, trace: Trace) -> tuple[int, int]:
+        return len(trace.steps), len(trace.steps) + 3  # frame; rows with scores, and without
+
+    def _rows_of(self, queries: range) -> tuple[int, int]:
+        return steps_among(self._steps[queries.start : queries.stop])
 
 
 class TokenMaps(Collector):

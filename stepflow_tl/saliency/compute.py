@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,12 +17,13 @@ from stepflow_tl.models.layers import LayerSpec, resolve_layers
 from stepflow_tl.models.memory import out_of_memory_as
 from stepflow_tl.models.view import view
 from stepflow_tl.saliency.backends import score
-from stepflow_tl.saliency.collect import Collector, StepSums, TokenMaps
+from stepflow_tl.saliency.collect import Collector, StepShares, StepSums, TokenMaps
 from stepflow_tl.saliency.jacobian import jacobian_scores
 from stepflow_tl.saliency.maps import StepMap
 from stepflow_tl.saliency.plan import Backend, Plan
 from stepflow_tl.saliency.planning import plan_scores
-from stepflow_tl.saliency.pooling import Diagonal, Pool, StepPooler
+from stepflow_tl.saliency.pooling import Diagonal, FrameKeys, Pool, StepPooler
+from stepflow_tl.saliency.rollout import rollout_scores
 from stepflow_tl.saliency.rules import Objective, Rule, TokenRule, check_choice
 from stepflow_tl.traces.trace import Trace
 from stepflow_tl.version import __version__
@@ -34,6 +37,7 @@ def step_saliency(
     objective: Objective = "token",
     pool: Pool = "mean",
     diagonal: Diagonal = "causal",
+    frame_keys: FrameKeys = "in",
     layers: LayerSpec = "all",
     per_head: bool = False,
     backend: Backend = "auto",
@@ -49,22 +53,30 @@ def step_saliency(
         I[l, t, k] = mean_h |A[l, h, t, k] * dL_t / dA[l, h, t, k]|            (1)
         M[l, i, j] = mean_{t in step i, k in step j} I[l, t, k]                (2)
 
-    Whatever interventions and hooks are attached to the model act in it, too. For the rule
-    "jacobian" see `stepflow_tl.saliency.jacobian`.
+    Whatever interventions and hooks are attached to the model act in it, too. What each rule is
+    worth is measured: `stepflow_tl.analysis.audit`, docs/audits.md.
 
     Args:
         model: A `TransformerBridge` or `HookedTransformer`; for the fused backend also a plain
             Hugging Face decoder.
         trace: The trace; its own tokens are run, nothing is encoded again.
-        rule: "attention_x_gradient" |A G|, "signed" A G, "gradient" |G|, "attention" A; or
-            "jacobian", how the logits of a step change with the hidden states of another (the
-            digest's variant; it knows neither heads nor losses, and leaves no choice of
-            `objective`, `pool`, `diagonal`, nor of how it is computed).
-        objective: "token", the paper's L_t for each row; or one loss: the mean over "sequence"
-            (the authors' code), "summary" or "answer".
-        pool: "mean" over a block (paper), or its "sum".
+        rule: "attention_x_gradient" |A G|, "signed" A G, "gradient" |G|, "attention" A,
+            "attention_x_value" (`stepflow_tl.saliency.values`). Two rules score steps in a way of
+            their own, and leave no choice of what follows but `layers`: "jacobian", how the logits
+            of a step change with the hidden states of another (the digest's variant,
+            `stepflow_tl.saliency.jacobian`), and "rollout" (`stepflow_tl.saliency.rollout`, with
+            the patterns of all layers in memory).
+        objective: "token", the paper's L_t for each row; the "logit" of the token that follows, or
+            its "margin" over the runner-up, which do not vanish where the model is certain; or one
+            loss: the mean over "sequence" (the authors' code), "summary" or "answer".
+        pool: "mean" over a block (paper), its "sum", or "share": the mean over a step's tokens of
+            the share of each token's scores that lies on the other step, where a token of little
+            loss counts as much as any. Heads are averaged before; token rows without any score are
+            left out, and counted in ``settings["zero_rows"]``, layer by layer.
         diagonal: "causal": a diagonal block's mean is over its pairs k <= t; "full": causal zeros
-            included (the authors' code).
+            included (the authors' code). For pool="mean" alone.
+        frame_keys: For pool="share": "in", a share is of the token's whole row; "out", of what lies
+            on steps, so that every row of the map sums to one.
         layers: Layers to map.
         per_head: Keep the heads apart.
         backend: "hooks": through TransformerLens's hook points, on any model and under any hooks,
@@ -100,6 +112,7 @@ def step_saliency(
         ("objective", objective, Objective),
         ("pool", pool, Pool),
         ("diagonal", diagonal, Diagonal),
+        ("frame_keys", frame_keys, FrameKeys),
         ("backend", backend, Backend),
     ):
         check_choice(name, value, choices)
@@ -109,11 +122,13 @@ def step_saliency(
     _refuse_too_long(seen, trace)
     wanted = resolve_layers(layers, seen.n_layers)
     made: dict[str, Any] = {"rule": rule}
-    if rule == "jacobian":
+    if rule == "jacobian" or rule == "rollout":
         _refuse_token_settings(
+            rule,
             objective=(objective, "token"),
             pool=(pool, "mean"),
             diagonal=(diagonal, "causal"),
+            frame_keys=(frame_keys, "in"),
             per_head=(per_head, False),
             backend=(backend, "auto"),
             chunk=(chunk, None),
@@ -121,9 +136,20 @@ def step_saliency(
             work_file=(work_file, None),
         )
         made["normalized"] = "row"
-        with out_of_memory_as(StepMapError, lambda: _no_smaller_jacobian(trace)):
-            scores = jacobian_scores(seen, trace, wanted)
+        with out_of_memory_as(StepMapError, lambda: _no_smaller(rule, trace)):
+            if rule == "jacobian":
+                scores = jacobian_scores(seen, trace, wanted)
+            else:
+                patterns = token_saliency(
+                    seen, trace, rule="attention", layers=range(max(wanted) + 1)
+                )
+                scores = rollout_scores(dict(enumerate(patterns)), trace, wanted)
     else:
+        if pool == "share" and rule == "signed":
+            raise SettingError(
+                "expected a rule without signs for pool='share', whose rows are divided by their "
+                "sums, got rule='signed'"
+            )
         plan = plan_scores(
             seen,
             trace,
@@ -134,9 +160,12 @@ def step_saliency(
             chunk=chunk,
             checkpointing=checkpointing,
         )
-        sums = _collect(StepSums, seen, trace, plan, per_head, work_file, progress)
+        kind = partial(StepShares, frame_keys=frame_keys) if pool == "share" else StepSums
+        sums = _collect(kind, seen, trace, plan, per_head, work_file, progress)
         made |= {"objective": objective, "pool": pool, "diagonal": diagonal}
         made["backend"] = plan.backend
+        if isinstance(sums, StepShares):
+            made |= {"frame_keys": frame_keys, "zero_rows": [sums.zero_rows(n) for n in wanted]}
         pooler = StepPooler(trace.step_of_token, len(trace.steps), pool, diagonal)
         scores = {layer: pooler.of_sums(sums.result(layer)) for layer in wanted}
     return StepMap(
@@ -172,9 +201,9 @@ def token_saliency(
     Returns:
         Scores [layer, query, key], or with `per_head` [layer, head, query, key], on the CPU.
     """
-    if rule == "jacobian":
+    if rule == "jacobian" or rule == "rollout":
         raise SettingError(
-            "rule='jacobian' scores steps, not tokens: expected step_saliency, or here a rule in "
+            f"rule={rule!r} scores steps, not tokens: expected step_saliency, or here a rule in "
             f"{list(get_args(TokenRule))}"
         )
     check_choice("rule", rule, TokenRule)
@@ -197,7 +226,7 @@ def token_saliency(
 
 
 def _collect(
-    kind: type[Collector],
+    kind: Callable[..., Collector],
     seen: ModelView,
     trace: Trace,
     plan: Plan,
@@ -219,13 +248,13 @@ def _collect(
     return collector
 
 
-def _refuse_token_settings(**settings: tuple[Any, Any]) -> None:
-    """The Jacobian knows no heads, no loss and no token scores to pool."""
+def _refuse_token_settings(rule: str, **settings: tuple[Any, Any]) -> None:
+    """Neither the Jacobian nor rollout knows heads, losses or token scores to pool."""
     for name, (value, default) in settings.items():
         if value != default:
             raise SettingError(
-                f"{name} means nothing to rule='jacobian', which differentiates logits by whole "
-                f"hidden states: expected its default {default!r}, got {value!r}"
+                f"{name} means nothing to rule={rule!r}, which scores steps in a way of its own: "
+                f"expected its default {default!r}, got {value!r}"
             )
 
 
@@ -253,9 +282,9 @@ def _finite(scores: Tensor, layer: int) -> Tensor:
     return scores
 
 
-def _no_smaller_jacobian(trace: Trace) -> str:
+def _no_smaller(rule: str, trace: Trace) -> str:
     return (
-        f"expected a graph of the whole trace that fits, got {len(trace)} tokens with "
-        "rule='jacobian'; try a model in dtype='bfloat16', a shorter trace, or another rule with a "
+        f"expected what the whole trace needs to fit, got {len(trace)} tokens with "
+        f"rule={rule!r}; try a model in dtype='bfloat16', a shorter trace, or another rule with a "
         "chunk=..."
     )

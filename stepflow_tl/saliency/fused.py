@@ -5,10 +5,10 @@ row's log-sum-exp; backward it goes over the layer in tiles, and has every score
 (`stepflow_tl.saliency.tiles`). The graph begins at the lowest layer that is asked for, and logits
 are made a few rows at a time.
 
-For the objective "token" rows are independent given the keys and values of earlier tokens: the
-trace is run in chunks of queries against a store of keys and values without gradients, with one
-chunk's graph alive at a time. For one loss the trace is run whole; `checkpointing` keeps only each
-layer's input, and runs the layer again in the backward pass.
+For the objective "token" (and "logit", "margin") rows are independent given the keys and values of
+earlier tokens: the trace is run in chunks of queries against a store of keys and values without
+gradients, with one chunk's graph alive at a time. For one loss the trace is run whole;
+`checkpointing` keeps only each layer's input, and runs the layer again in the backward pass.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from stepflow_tl.models.decoder import attention_function, decoder_layers, text_
 from stepflow_tl.saliency.attention import KeyValues, ScoringAttention
 from stepflow_tl.saliency.collect import Collector
 from stepflow_tl.saliency.plan import Plan
-from stepflow_tl.saliency.rules import loss_gradient
+from stepflow_tl.saliency.rules import needs_gradient, objective_gradient
 from stepflow_tl.saliency.tiles import Keys, Values
 from stepflow_tl.traces.trace import Trace
 
@@ -48,7 +48,7 @@ def fused_scores(
     Args:
         view: A Hugging Face decoder, or a bridge around one.
         trace: The trace.
-        plan: How it is scored; its objective is not "token".
+        plan: How it is scored; its objective is one loss.
         collector: Where scores go.
         scored: Told each layer whose scores are complete.
     """
@@ -69,7 +69,7 @@ def streamed_scores(
     chunk_done: Callable[[range, Sequence[KeyValues]], None] = lambda queries, stores: None,
     next_query: int = 0,
 ) -> None:
-    """Score a trace by each row's own loss (or by attention alone), in chunks of queries.
+    """Score a trace by each row's own objective (or without gradient), in chunks of queries.
 
     Args:
         view: A Hugging Face decoder, or a bridge around one.
@@ -124,12 +124,13 @@ def _backward(
     """Backward pass from the last hidden states of some queries."""
     vocabulary = int(text_config(view.decoder).vocab_size)
     rows = slice(queries.start, queries.stop)
-    gradient = loss_gradient(
+    gradient = objective_gradient(
         hidden.detach()[0],
         _unembedding(view),
         trace.token_ids.roll(-1)[rows],
         plan.weights[rows],
         rows_at_once=max(16, _LOGITS_AT_ONCE // vocabulary),
+        objective=plan.objective,
     )
     torch.autograd.backward(hidden, gradient[None])
 
@@ -141,7 +142,7 @@ def _decoder(
     """The decoder with our attention in it: from some queries to their last hidden states."""
     model: Any = view.decoder
     decoder, device = model.get_decoder(), view.device
-    needs_gradient = attention.rule != "attention"
+    graph = needs_gradient(attention.rule)
 
     def run(token_ids: Int[Tensor, "pos"], queries: range) -> Float[Tensor, "1 query d_model"]:
         attention.queries = queries
@@ -155,11 +156,11 @@ def _decoder(
     layers = decoder_layers(model)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.set_grad_enabled(needs_gradient))
+        stack.enter_context(torch.set_grad_enabled(graph))
         stack.enter_context(view.frozen())
         stack.enter_context(view.bare())
         stack.enter_context(attention_function(model, attention))
-        if needs_gradient:
+        if graph:
             stack.enter_context(_graph_from(layers[attention.lowest]))
         if checkpointing:
             stack.enter_context(_checkpointed(layers[attention.lowest :]))

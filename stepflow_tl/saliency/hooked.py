@@ -15,7 +15,14 @@ from stepflow_tl.models.precision import widened
 from stepflow_tl.models.sites import Hook, hook_name
 from stepflow_tl.saliency.collect import Collector
 from stepflow_tl.saliency.plan import Plan
-from stepflow_tl.saliency.rules import TokenRule, next_token_loss, token_scores, visible_keys
+from stepflow_tl.saliency.rules import (
+    OWN_ROW,
+    needs_gradient,
+    token_scores,
+    visible_keys,
+    weighted_objective,
+)
+from stepflow_tl.saliency.values import ValueNorms
 from stepflow_tl.traces.rows import publish
 from stepflow_tl.traces.trace import Trace
 
@@ -43,11 +50,11 @@ def hooked_scores(
     The gradient of a pattern is caught inside the backward pass, so that one layer's scores are
     alive at a time. Parameters are frozen meanwhile, and the graph starts at the embeddings.
 
-    For ``objective="token"`` row t's score must use L_t alone, Eq. (1). Row t's attention reaches
-    L_t only through position t itself, so that dL_t/dA[t] for all t at once is the gradient of
-    sum_t L_t in a network whose keys and values are constants but for each row's own. Hooks give
-    that network: values unchanged, gradients exact. Rows are then independent given the keys and
-    values of earlier ones, and can be run in chunks against a KV cache.
+    For ``objective="token"`` (and "logit", "margin") row t's score must use L_t alone, Eq. (1). Row
+    t's attention reaches L_t only through position t itself, so that dL_t/dA[t] for all t at once
+    is the gradient of sum_t L_t in a network whose keys and values are constants but for each row's
+    own. Hooks give that network: values unchanged, gradients exact. Rows are then independent given
+    the keys and values of earlier ones, and can be run in chunks against a KV cache.
 
     Args:
         view: The model; hook functions reach all of its sites.
@@ -63,13 +70,14 @@ def hooked_scores(
     hooks: list[Hook] = []
     if plan.needs_gradient:
         hooks.append((hook_name("embed"), start_graph))
-        if plan.objective == "token":
+        if plan.objective in OWN_ROW:
             for layer in range(view.n_layers):
                 hooks += _own_row_only(view, layer)
     for layer in plan.layers:
-        window = view.attention_window(layer)
-        catcher = _catcher(layer, plan.rule, window, at, collector, scored)
-        hooks.append((hook_name("pattern", layer), catcher))
+        catcher = _Catcher(view, layer, plan, at, collector, scored)
+        if plan.rule == "attention_x_value":
+            hooks.append((hook_name("v", layer), catcher.see_values))
+        hooks.append((hook_name("pattern", layer), catcher.catch))
     cache = None
     with (
         publish(view.model, trace),
@@ -88,7 +96,9 @@ def hooked_scores(
                 logits, cache = view.run_cached(tokens[:, rows], mask, cache)
             if plan.needs_gradient and at.scored and plan.weights[rows].any():
                 torch.autograd.backward(
-                    next_token_loss(logits, tokens.roll(-1, 1)[:, rows], plan.weights[rows])
+                    weighted_objective(
+                        logits, tokens.roll(-1, 1)[:, rows], plan.weights[rows], plan.objective
+                    )
                 )
             if cache is not None:
                 view.detach(cache)
@@ -123,36 +133,50 @@ class _CatchGradient(torch.autograd.Function):
         return gradient, None
 
 
-def _catcher(
-    layer: int,
-    rule: TokenRule,
-    window: int | None,
-    at: _Pass,
-    collector: Collector,
-    scored: Callable[[int, range], None],
-) -> Callable[..., Tensor | None]:
-    def give(pattern: Tensor, gradient: Tensor) -> None:
-        a, g = widened(pattern[0]), widened(gradient[0])
-        keys = range(at.queries.stop - a.shape[-1], at.queries.stop)
-        visible = visible_keys(at.queries, keys, window, a.device)
-        with collector.rows(layer, at.queries) as add:
-            add(
-                slice(0, a.shape[0]),
-                keys.start,
-                token_scores(a, g, rule).masked_fill(~visible, 0.0),
-            )
-        scored(layer, at.queries)
+class _Catcher:
+    """Scores a layer as its pattern, or the gradient there, comes by."""
 
-    def catch(pattern: Float[Tensor, "1 head query key"], hook: Any) -> Tensor | None:
-        if not at.scored:
+    def __init__(
+        self,
+        view: ModelView,
+        layer: int,
+        plan: Plan,
+        at: _Pass,
+        collector: Collector,
+        scored: Callable[[int, range], None],
+    ) -> None:
+        self._layer, self._rule, self._at = layer, plan.rule, at
+        self._window = view.attention_window(layer)
+        self._collector, self._scored = collector, scored
+        self._norms_of = ValueNorms(view)
+        self._norms: Float[Tensor, "head key"] | None = None
+
+    def see_values(self, v: Float[Tensor, "1 pos kv_head d_head"], hook: Any) -> None:
+        """Keep the norms of what the values of the pass add to the residual stream."""
+        new = self._norms_of(self._layer, v.detach()[0].transpose(0, 1)).flatten(0, 1)
+        self._norms = new if self._norms is None else torch.cat([self._norms, new], -1)
+
+    def catch(self, pattern: Float[Tensor, "1 head query key"], hook: Any) -> Tensor | None:
+        """Score the pattern at once, or as its gradient arrives."""
+        if not self._at.scored:
             return None
-        if rule == "attention":
-            give(pattern.detach(), pattern.detach())
+        if not needs_gradient(self._rule):
+            self._give(pattern.detach(), pattern.detach())
             return None
-        caught: Tensor = _CatchGradient.apply(pattern, give)  # type: ignore[no-untyped-call]
+        caught: Tensor = _CatchGradient.apply(pattern, self._give)  # type: ignore[no-untyped-call]
         return caught
 
-    return catch
+    def _give(self, pattern: Tensor, gradient: Tensor) -> None:
+        a, g = widened(pattern[0]), widened(gradient[0])
+        queries = self._at.queries
+        keys = range(queries.stop - a.shape[-1], queries.stop)
+        visible = visible_keys(queries, keys, self._window, a.device)
+        scores = token_scores(a, g, self._rule)
+        if self._norms is not None:
+            scores = scores * self._norms[:, None, -a.shape[-1] :].to(scores)
+        with self._collector.rows(self._layer, queries) as add:
+            add(slice(0, a.shape[0]), keys.start, scores.masked_fill(~visible, 0.0))
+        self._scored(self._layer, queries)
 
 
 def _own_row_only(view: ModelView, layer: int) -> list[Hook]:

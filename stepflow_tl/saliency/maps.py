@@ -18,7 +18,7 @@ from stepflow_tl.errors import StepMapError
 from stepflow_tl.files import read_file, write_file
 from stepflow_tl.models.layers import LayerSpec, resolve_layers
 from stepflow_tl.models.precision import widened
-from stepflow_tl.saliency.pooling import Diagonal, Pool, StepPooler
+from stepflow_tl.saliency.pooling import Diagonal, FrameKeys, Pool, StepPooler
 from stepflow_tl.traces.trace import Step, Trace
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _PATTERN = re.compile(r"blocks\.(\d+)\.attn\.hook_pattern")
 _FILE_KIND = "stepflow_tl.StepMap"
 PLOTS = "stepflow_tl.plots"  # a higher floor
+TRACING = "stepflow_tl.saliency.tracing"  # which reads maps
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,6 +59,7 @@ class StepMap:
         per_head: bool = False,
         pool: Pool = "mean",
         diagonal: Diagonal = "causal",
+        frame_keys: FrameKeys = "in",
     ) -> StepMap:
         """The map of ``rule="attention"`` from the patterns in an `ActivationCache`.
 
@@ -70,8 +72,9 @@ class StepMap:
             cache: The `ActivationCache` of ``run_with_cache``, patterns of some layers in it.
             trace: The trace whose tokens were run.
             per_head: Keep the heads apart.
-            pool: "mean" over a block, or its "sum".
+            pool: "mean" over a block, its "sum", or "share".
             diagonal: What the mean of a diagonal block divides by.
+            frame_keys: Whether the frame's keys are in a share's denominator.
 
         Raises:
             StepMapError: There is no pattern in it, or the patterns are not the trace's.
@@ -84,7 +87,7 @@ class StepMap:
                 "without a names_filter, or with one that lets patterns in"
             )
         size = len(trace)
-        pooler = StepPooler(trace.step_of_token, len(trace.steps), pool, diagonal)
+        pooler = StepPooler(trace.step_of_token, len(trace.steps), pool, diagonal, frame_keys)
         scores = []
         for layer in sorted(names):
             pattern = cache[names[layer]].detach()
@@ -176,6 +179,10 @@ class StepMap:
                 table[f"{end}_{name}"] = [step.labels.get(name) for step in steps]
         table["score"] = self.scores[tuple(indices.T)].double().numpy()
         return table
+
+    def trace_back(self, target: int | str = "answer", hops: int = 3) -> pd.DataFrame:
+        """From a step back to the question: `stepflow_tl.saliency.tracing.trace_back`."""
+        return cast("pd.DataFrame", import_module(TRACING).trace_back(self, target, hops))
 
     def plot(self, ax: Axes | None = None, **options: Any) -> Axes:
         """Draw the map, averaged over layers and heads: `stepflow_tl.plots.plot_step_map`."""

@@ -8,7 +8,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from stepflow_tl.saliency.rules import Objective, TokenRule
+from stepflow_tl.saliency.rules import OWN_ROW, Objective, TokenRule, needs_gradient
 
 Backend = Literal["auto", "hooks", "fused"]
 
@@ -42,11 +42,11 @@ class Plan:
     @property
     def needs_gradient(self) -> bool:
         """Whether a backward pass is made."""
-        return self.rule != "attention"
+        return needs_gradient(self.rule)
 
     @property
     def streamed(self) -> bool:
-        """Whether rows are scored by their own losses or by attention alone: chunk by chunk."""
+        """Whether rows are scored each for itself, or without a gradient: chunk by chunk."""
         return in_chunks(self.rule, self.objective)
 
     def advice(self) -> str:
@@ -70,4 +70,4 @@ class Plan:
 
 def in_chunks(rule: TokenRule, objective: Objective) -> bool:
     """Whether rows are independent given earlier keys and values."""
-    return objective == "token" or rule == "attention"
+    return objective in OWN_ROW or not needs_gradient(rule)

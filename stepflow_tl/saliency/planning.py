@@ -10,7 +10,13 @@ from stepflow_tl.models.base import ModelView
 from stepflow_tl.models.decoder import decoder_layers, text_config
 from stepflow_tl.saliency.plan import Backend, Plan, in_chunks
 from stepflow_tl.saliency.probe import difference
-from stepflow_tl.saliency.rules import Objective, TokenRule, gain_of, objective_weights
+from stepflow_tl.saliency.rules import (
+    Objective,
+    TokenRule,
+    gain_of,
+    needs_gradient,
+    objective_weights,
+)
 from stepflow_tl.traces.trace import Trace
 
 _FUSED_FROM = 1024  # tokens, where attention alone is read: patterns of shorter ones fit in memory
@@ -40,13 +46,14 @@ def plan_scores(
             trace lacks the tokens that the objective needs.
     """
     weights = objective_weights(trace, objective)
-    gain = 1.0 if rule == "attention" else gain_of(weights)
+    gain = gain_of(weights) if needs_gradient(rule) else 1.0
     streamed = in_chunks(rule, objective)
     chosen = _backend(view, trace, rule, backend, streamed)
     if chunk is not None and not (streamed and chunk >= 1):
         raise SettingError(
-            "expected chunk >= 1, for objective='token' or rule='attention', whose rows can be "
-            f"scored in chunks; got chunk={chunk}, objective={objective!r}, rule={rule!r}"
+            "expected chunk >= 1, for objective='token', 'logit' or 'margin' or a rule without "
+            "gradient, whose rows can be scored in chunks; "
+            f"got chunk={chunk}, objective={objective!r}, rule={rule!r}"
         )
     if checkpointing and (chosen == "hooks" or streamed):
         raise SettingError(
@@ -63,7 +70,7 @@ def _backend(
 ) -> Literal["hooks", "fused"]:
     """The backend that a trace is scored by."""
     hooks_serve = "attn_scores" in view.sites
-    quicker = rule != "attention" or len(trace) >= _FUSED_FROM
+    quicker = needs_gradient(rule) or len(trace) >= _FUSED_FROM
     fused = wanted == "fused" or (wanted == "auto" and (not hooks_serve or quicker))
     reason = why_not_fused(view, trace, streamed) if fused else None
     if not hooks_serve and (not fused or reason):

@@ -14,15 +14,34 @@ from stepflow_tl.errors import SettingError
 from stepflow_tl.models.precision import widened
 from stepflow_tl.traces.trace import Trace
 
-TokenRule = Literal["attention_x_gradient", "signed", "gradient", "attention"]
-"""How pattern A and gradient G give a token score: |A G| (the default), A G, |G|, or A."""
+TokenRule = Literal["attention_x_gradient", "signed", "gradient", "attention", "attention_x_value"]
+"""How pattern A and gradient G give a token score: |A G| (the default), A G, |G|, or A; or A times
+the norm of what the key's value adds to the residual stream (`stepflow_tl.saliency.values`)."""
 
-Rule = Literal["attention_x_gradient", "signed", "gradient", "attention", "jacobian"]
-"""A `TokenRule`, whose scores are pooled into steps; or "jacobian", which scores steps at once."""
+Rule = Literal[
+    "attention_x_gradient",
+    "signed",
+    "gradient",
+    "attention",
+    "attention_x_value",
+    "jacobian",
+    "rollout",
+]
+"""A `TokenRule`, whose scores are pooled into steps; or "jacobian" or "rollout", which score steps
+in a way of their own."""
 
-Objective = Literal["token", "sequence", "summary", "answer"]
-"""Whose gradient: each row's own loss L_t (the paper), or one mean loss over all predictions (the
-authors' code), over the summary's, or over the answer's."""
+Objective = Literal["token", "logit", "margin", "sequence", "summary", "answer"]
+"""Whose gradient: each row's own loss L_t (the paper), its logit of the token that follows, or that
+logit's margin over the runner-up; or one mean loss over all predictions (the authors' code), over
+the summary's, or over the answer's."""
+
+OWN_ROW: tuple[Objective, ...] = ("token", "logit", "margin")
+"""Objectives of which each row has its own."""
+
+
+def needs_gradient(rule: TokenRule) -> bool:
+    """Whether a rule's scores need a backward pass."""
+    return rule not in ("attention", "attention_x_value")
 
 
 def check_choice(name: str, value: str, choices: object) -> None:
@@ -40,8 +59,11 @@ def token_scores(
     gradient: Float[Tensor, "*batch query key"],
     rule: TokenRule,
 ) -> Float[Tensor, "*batch query key"]:
-    """Token influence of each key on each query, per head (inside the mean of Eq. 1)."""
-    if rule == "attention":
+    """Token influence of each key on each query, per head (inside the mean of Eq. 1).
+
+    Of a rule without gradients it is the pattern, which "attention_x_value" weights elsewhere.
+    """
+    if not needs_gradient(rule):
         return pattern
     if rule == "gradient":
         return gradient.abs()
@@ -60,7 +82,7 @@ def visible_keys(
 
 
 def objective_weights(trace: Trace, objective: Objective) -> Float[Tensor, "pos"]:
-    """Weight of each row's next-token negative log-likelihood L_t in the loss.
+    """Weight of each row's own part in the objective: its loss L_t, its logit, or its margin.
 
     Raises:
         ValueError: The trace has no summary, no answer, or nothing to predict.
@@ -71,7 +93,7 @@ def objective_weights(trace: Trace, objective: Objective) -> Float[Tensor, "pos"
             f"Step-Saliency needs a next token to predict: expected >= 2 tokens, got {length}"
         )
     weights = torch.zeros(length, dtype=torch.float64)
-    if objective == "token":
+    if objective in OWN_ROW:
         weights[:-1] = 1.0
         return weights
     span = {
@@ -105,42 +127,52 @@ def gain_of(weights: Float[Tensor, "pos"]) -> float:
     return 2.0 ** math.floor(-math.log2(largest)) if largest > 0 else 1.0
 
 
-def next_token_loss(
+def weighted_objective(
     logits: Float[Tensor, "1 pos vocab"],
     targets: Int[Tensor, "1 pos"],
     weights: Float[Tensor, "pos"],
+    objective: Objective = "token",
 ) -> Float[Tensor, ""]:
-    """Weighted sum of the rows' negative log-likelihoods of the tokens that follow them.
+    """Weighted sum of what the rows say of the tokens that follow them.
+
+    With z_t the logits of row t and x the token that follows: its negative log-likelihood; for
+    "logit" z_t[x]; for "margin" z_t[x] - max_{v != x} z_t[v].
 
     Args:
         logits: The rows' logits.
         targets: The token that follows each row; of no matter where the weight is zero.
         weights: Weight of each row.
+        objective: Which of them.
     """
     rows = _weighted(weights)
-    losses = torch.nn.functional.cross_entropy(
-        widened(logits[0, rows]),
-        targets[0, rows].to(logits.device),
-        reduction="none",
-    )
-    return (losses * weights[rows].to(losses)).sum()
+    said, following = widened(logits[0, rows]), targets[0, rows].to(logits.device)
+    if objective in ("logit", "margin"):
+        values = said.gather(-1, following[:, None])[:, 0]
+        if objective == "margin":
+            others = said.scatter(-1, following[:, None], -torch.inf)
+            values = values - others.amax(-1)
+    else:
+        values = torch.nn.functional.cross_entropy(said, following, reduction="none")
+    return (values * weights[rows].to(values)).sum()
 
 
-def loss_gradient(
+def objective_gradient(
     hidden: Float[Tensor, "pos d_model"],
     unembed: Callable[[Float[Tensor, "1 row d_model"]], Float[Tensor, "1 row vocab"]],
     targets: Int[Tensor, "pos"],
     weights: Float[Tensor, "pos"],
     rows_at_once: int,
+    objective: Objective = "token",
 ) -> Float[Tensor, "pos d_model"]:
-    """Gradient of the weighted losses by the last hidden states, a few rows of logits at a time.
+    """Gradient of `weighted_objective` by the last hidden states, a few rows of logits at a time.
 
     Args:
         hidden: What the model unembeds.
         unembed: From hidden states to logits.
         targets: The token that follows each row; of no matter where the weight is zero.
-        weights: Weight of each row's negative log-likelihood.
+        weights: Weight of each row.
         rows_at_once: Rows whose logits are alive together.
+        objective: What the rows say.
     """
     gradient = torch.zeros_like(hidden)
     some = _weighted(weights)
@@ -148,8 +180,10 @@ def loss_gradient(
         rows = slice(first, min(some.stop, first + rows_at_once))
         with torch.enable_grad():
             states = hidden[rows].detach().requires_grad_()
-            loss = next_token_loss(unembed(states[None]), targets[None, rows], weights[rows])
-            (gradient[rows],) = torch.autograd.grad(loss, states)
+            total = weighted_objective(
+                unembed(states[None]), targets[None, rows], weights[rows], objective
+            )
+            (gradient[rows],) = torch.autograd.grad(total, states)
     return gradient
 
 

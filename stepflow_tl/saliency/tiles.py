@@ -160,13 +160,24 @@ class Tile(NamedTuple):
 
 
 def score_attention(
-    layer: Layer, q: Queries, k: Keys, lse: RowSums, *, collector: Collector, first: int
+    layer: Layer,
+    q: Queries,
+    k: Keys,
+    lse: RowSums,
+    weights: Float[Tensor, "kv group key"] | None,
+    *,
+    collector: Collector,
+    first: int,
 ) -> None:
-    """Score by the pattern alone, which needs no gradient."""
+    """Score by the pattern, each key's times its weight; this needs no gradient."""
     for rows, tiles in _row_tiles(layer, q, k):
         with _open(collector, layer, rows, first, q, k) as add:
             for tile in tiles:
-                add(tile, tile.pattern(q, k, lse, layer.scale))
+                scores = tile.pattern(q, k, lse, layer.scale)
+                if weights is not None:
+                    by_query = scores.view(len(scores), weights.shape[1], -1, scores.shape[-1])
+                    by_query *= weights[tile.heads, :, None, tile.keys].to(scores)
+                add(tile, scores)
 
 
 def score_backward(

@@ -27,6 +27,29 @@ def test_three_tokens_by_hand(pool: str, diagonal: str, expected: list[list[floa
     torch.testing.assert_close(pooled, torch.tensor(expected))
 
 
+@pytest.mark.parametrize("frame_keys", ["in", "out"])
+def test_shares_by_hand(frame_keys: str) -> None:
+    """Rows [1], [2 3], [4 5 6]: shares 1; .4 .6; 4/15 11/15 of step 1, and their means."""
+    pooled = StepPooler(STEPS, 2, "share", frame_keys=frame_keys)(SCORES)
+    first = (0.4 + 4 / 15) / 2
+    torch.testing.assert_close(pooled, torch.tensor([[1.0, 0.0], [first, 1 - first]]))
+
+
+def test_the_frame_in_and_out_of_a_shares_denominator() -> None:
+    labels = torch.tensor([0, FRAME, 1])
+    inside = StepPooler(labels, 2, "share")(SCORES)
+    torch.testing.assert_close(inside, torch.tensor([[1.0, 0.0], [4 / 15, 6 / 15]]))
+    outside = StepPooler(labels, 2, "share", frame_keys="out")(SCORES)
+    torch.testing.assert_close(outside, torch.tensor([[1.0, 0.0], [0.4, 0.6]]))
+
+
+def test_rows_without_scores_have_no_share() -> None:
+    scores = SCORES.clone()
+    scores[2] = 0.0
+    pooled = StepPooler(STEPS, 2, "share")(scores)
+    torch.testing.assert_close(pooled, torch.tensor([[1.0, 0.0], [0.4, 0.6]]))
+
+
 def test_frame_tokens_drop_out() -> None:
     pooled = StepPooler(torch.tensor([0, FRAME, 1]), 2)(SCORES)
     assert pooled.tolist() == [[1.0, 0.0], [4.0, 6.0]]

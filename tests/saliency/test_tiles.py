@@ -62,6 +62,9 @@ def test_three_tokens_by_hand() -> None:
     assert dv.flatten().tolist() == pytest.approx([1 - 1 + 1, -1 + 1, 2.0])
 
 
+RULES = ["attention_x_gradient", "signed", "gradient"]
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> dict[str, Any]:
     queries = draw(st.integers(1, 24))
@@ -72,7 +75,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
         "keys": queries + draw(st.integers(0, 20)),
         "window": draw(st.one_of(st.none(), st.integers(1, 30))),
         "sinks": draw(st.booleans()),
-        "rule": draw(st.sampled_from(["attention_x_gradient", "signed", "gradient", "attention"])),
+        "rule": draw(st.sampled_from([*RULES, "attention", "attention_x_value"])),
         "own_row": draw(st.booleans()),
         "tile": (draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(st.integers(1, 2))),
         "seed": draw(st.integers(0, 99)),
@@ -105,14 +108,17 @@ def test_any_tiling_is_plain_attention(case: dict[str, Any]) -> None:
         assert torch.allclose(z, plain)
         kept, dz = Kept(kv * group, n, m), torch.randn_like(z)
         g = torch.einsum("ugqd,ukd->ugqk", dz, v) * visible
+        weights = torch.rand(kv, group, m, dtype=torch.float64)
         expected = {
             "attention": pattern,
             "signed": pattern * g,
             "gradient": g.abs(),
             "attention_x_gradient": (pattern * g).abs(),
+            "attention_x_value": pattern * weights[:, :, None],
         }[case["rule"]]
-        if case["rule"] == "attention":
-            score_attention(layer, q, k, lse, collector=kept, first=0)
+        if case["rule"] not in RULES:
+            times = weights if case["rule"] == "attention_x_value" else None
+            score_attention(layer, q, k, lse, times, collector=kept, first=0)
         else:
             own = case["own_row"]
             found = score_backward(
@@ -124,7 +130,7 @@ def test_any_tiling_is_plain_attention(case: dict[str, Any]) -> None:
                 first=0,
             )
         assert torch.allclose(kept.scores, expected.flatten(0, 1))
-    if case["rule"] == "attention":
+    if case["rule"] not in RULES:
         return
     gradients = torch.autograd.grad(plain, (q, k, v), dz, retain_graph=True)
     assert torch.allclose(found[0], gradients[0])

@@ -45,12 +45,16 @@ def row_by_row(model: Any, trace: Trace, losses: str = "token") -> tuple[Tensor,
     hooks += [(hook_name("pattern", layer), keep(layer)) for layer in range(count)]
     with model.hooks(fwd_hooks=hooks):
         logits = model(trace.tokens, return_type="logits")
-    log_probs = logits[0, :-1].double().log_softmax(-1)
-    loss = -log_probs.gather(1, trace.token_ids[1:, None])[:, 0]
+    said, following = logits[0, :-1].double(), trace.token_ids[1:, None]
+    loss = -said.log_softmax(-1).gather(1, following)[:, 0]
+    if losses in ("logit", "margin"):
+        loss = said.gather(1, following)[:, 0]
+    if losses == "margin":
+        loss = loss - said.scatter(1, following, -torch.inf).amax(-1)
     kept = [patterns[layer] for layer in range(count)]
     a = torch.cat(kept).detach()
     g = torch.zeros_like(a)
-    if losses == "token":
+    if losses != "sequence":
         for t in range(len(trace) - 1):
             rows = torch.autograd.grad(loss[t], kept, retain_graph=True)
             g[:, :, t] = torch.cat(rows)[:, :, t]
@@ -109,6 +113,16 @@ class TestAgainstBackwardPasses:
                 mine = token_saliency(model, short, rule=rule, per_head=True, backend="hooks")
                 assert mine.dtype == torch.float64
                 close(mine, scores(a, g, rule), 1e-9)
+
+    @pytest.mark.parametrize("objective", ["logit", "margin"])
+    def test_each_rows_own_logit(
+        self, tiny: Callable[..., Any], short: Trace, kind: str, attached: bool, objective: str
+    ) -> None:
+        model = tiny(kind, torch.float64)
+        with self.flow(model, attached):
+            a, g = row_by_row(model, short, objective)
+            mine = token_saliency(model, short, objective=objective, per_head=True, backend="hooks")
+        close(mine, scores(a, g, "attention_x_gradient"), 1e-9)
 
     def test_one_loss(
         self, tiny: Callable[..., Any], short: Trace, kind: str, attached: bool

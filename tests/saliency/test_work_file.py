@@ -37,7 +37,7 @@ class Stop(BaseException):
 
 def stopped(monkeypatch: pytest.MonkeyPatch, after: int, run: Callable[[], Any]) -> None:
     """Run until this many chunks have begun their loss."""
-    for module, name in ((fused, "loss_gradient"), (hooked, "next_token_loss")):
+    for module, name in ((fused, "objective_gradient"), (hooked, "weighted_objective")):
         calls, original = {"left": after}, getattr(module, name)
 
         def failing(
