@@ -4,9 +4,9 @@
 `TransformerBridge`. Everything above asks `view` (`view`) what it needs of a model, and knows no
 class of models: `base` says what can be asked, `hooked`, `bridge` and `huggingface` answer. Hook
 points are named in `sites`; a plain decoder runs hook functions inside its attention (`decoder`,
-`decoder_hooks`). What is decoded is a `running_batch`, with a `kv_cache` whose rows come and go;
-`foreign_hooks` tells a user's hooks from ours. Beside: how layers are named (`layers`), `context`,
-`precision`, `memory`, `weights`.
+`decoder_hooks`), or sees fewer keys (`hidden_keys`). What is decoded is a `running_batch`, with a
+`kv_cache` whose rows come and go; `foreign_hooks` tells a user's hooks from ours. Beside: how
+layers are named (`layers`), `context`, `precision`, `memory`, `weights`.
 """
 
 from stepflow_tl.errors import ModelError

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from stepflow_tl.errors import ModelError
@@ -52,6 +52,9 @@ class Arrival(NamedTuple):
     past: int | None = None
     cache: Any = None
 
+
+Seen = Callable[[int, int], Bool[Tensor, "row 1 query key"]]
+"""Of a pass with so many queries and keys, the last ones so far: which keys each query may see."""
 
 FirstQuery = Callable[[], int | None]
 """Of a pass, the first query whose pattern hook functions want to see; None for none of them."""
@@ -230,6 +233,11 @@ class ModelView(ABC):
         for layer in cache.layers:
             layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
 
+    def repeated(self, cache: Any, rows: int) -> Any:
+        """The KV cache of one row as that of so many; the one given is used up."""
+        cache.batch_repeat_interleave(rows)
+        return cache
+
     def heads_to_residual(
         self, layer: int, z: Float[Tensor, "rows head d_head"]
     ) -> Float[Tensor, "rows d_model"]:
@@ -309,6 +317,17 @@ class ModelView(ABC):
 
         Raises:
             ModelError: A hook is at a site that this class of models does not have.
+        """
+
+    @abstractmethod
+    def keys_hidden(self, seen: Seen) -> AbstractContextManager[None]:
+        """Inside, queries see no keys but these, in all layers and heads.
+
+        A key that is not seen has a score of minus infinity before the softmax.
+
+        Args:
+            seen: Of a pass with so many queries and keys, both the last ones so far, which keys
+                each query may see, [row, 1, query, key].
         """
 
     @abstractmethod

@@ -93,7 +93,7 @@ class _Inside:
     def __init__(self, decoder: Any) -> None:
         self.sets: list[_HookSet] = []
         self._decoder = decoder
-        self._original = _own_attention(decoder)
+        self._original = own_attention(decoder)
         self.seen = 0
         self._sites: dict[tuple[int, Site], list[Any]] = {}
         self._inside: set[int] = set()
@@ -371,7 +371,7 @@ def _through(functions: Functions, x: Tensor, hook: InsideHook | None) -> Tensor
     return x
 
 
-def _own_attention(decoder: Any) -> AttentionFunction:
+def own_attention(decoder: Any) -> AttentionFunction:
     """What a model's attention modules call by themselves, found once it is known to serve.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stepflow_tl.errors import ModelError
-from stepflow_tl.models.base import ARRIVAL, Arrival, FirstQuery, ModelView
+from stepflow_tl.models.base import ARRIVAL, Arrival, FirstQuery, ModelView, Seen
 from stepflow_tl.models.foreign_hooks import HOOK_DICTS, hook_numbers, own_hooks
 from stepflow_tl.models.sites import SITES, Hook, Site, hook_name
 
@@ -51,6 +51,15 @@ class HookPointsView(ModelView):
             own_hooks(hook_numbers(self._points()) - before),
         ):
             yield
+
+    def keys_hidden(self, seen: Seen) -> AbstractContextManager[None]:
+        """Inside, queries see no keys but these, in all layers and heads."""
+
+        def hide(scores: Float[Tensor, "row head query key"], hook: Any) -> Tensor:
+            keep = seen(*scores.shape[2:]).to(scores.device)
+            return scores.masked_fill(~keep, torch.finfo(scores.dtype).min)
+
+        return self.hooks([(hook_name("attn_scores", n), hide) for n in range(self.n_layers)])
 
     @contextmanager
     def only_hooks(self, hooks: Sequence[Hook]) -> Iterator[None]:
@@ -175,6 +184,15 @@ class HookedView(HookPointsView):
         for entry in cache.entries:
             entry.past_keys = entry.past_keys.detach()
             entry.past_values = entry.past_values.detach()
+
+    def repeated(self, cache: Any, rows: int) -> Any:
+        """The KV cache of one row as that of so many; the one given is used up."""
+        for entry in cache.entries:
+            entry.past_keys = entry.past_keys.repeat_interleave(rows, dim=0)
+            entry.past_values = entry.past_values.repeat_interleave(rows, dim=0)
+        mask = cache.previous_attention_mask
+        cache.previous_attention_mask = mask.repeat_interleave(rows, dim=0)
+        return cache
 
     def heads_to_residual(
         self, layer: int, z: Float[Tensor, "rows head d_head"]

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stepflow_tl.errors import ModelError
-from stepflow_tl.models.base import FirstQuery, ModelView
+from stepflow_tl.models.base import FirstQuery, ModelView, Seen
 from stepflow_tl.models.context import context_length_of
 from stepflow_tl.models.decoder import (
     attention_module,
@@ -25,6 +25,7 @@ from stepflow_tl.models.decoder_hooks import (
     only_hooks_inside,
 )
 from stepflow_tl.models.foreign_hooks import foreign_hooks
+from stepflow_tl.models.hidden_keys import keys_hidden_inside
 from stepflow_tl.models.running_batch import MovingBatch, RunningBatch
 from stepflow_tl.models.sites import Hook
 
@@ -120,6 +121,10 @@ class HuggingFaceView(ModelView):
     ) -> AbstractContextManager[None]:
         """Inside, its layers run these hook functions, after those at work already."""
         return hooks_inside(self.model, hooks, first_query)
+
+    def keys_hidden(self, seen: Seen) -> AbstractContextManager[None]:
+        """Inside, queries see no keys but these, in all layers and heads."""
+        return keys_hidden_inside(self.model, seen)
 
     def only_hooks(self, hooks: Sequence[Hook]) -> AbstractContextManager[None]:
         """Inside, its layers run these hook functions and no others of this package."""

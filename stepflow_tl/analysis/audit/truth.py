@@ -1,0 +1,207 @@
+"""What is known of which step uses which: the truths that maps are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from stepflow_tl.analysis.audit.knock_out import KnockOut
+from stepflow_tl.errors import StepMapError
+from stepflow_tl.tasks.word_problems import Problem, Verdict
+from stepflow_tl.traces.trace import Step, Trace
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Truth:
+    """How much each step rests on each earlier one, where that is known.
+
+    Attributes:
+        name: Of the kind of truth.
+        values: How much: 0 and 1, or a number such as a divergence in nats.
+        known: The pairs that are compared, all of them below the diagonal.
+    """
+
+    name: str
+    values: Float[Tensor, "query_step key_step"]
+    known: Bool[Tensor, "query_step key_step"]
+
+    def __post_init__(self) -> None:
+        """Check it.
+
+        Raises:
+            StepMapError: A pair on or above the diagonal is compared, or a number is not finite.
+        """
+        if bool(self.known.triu().any()):
+            raise StepMapError("expected pairs of a step with an earlier one, got one on or above")
+        if not bool(self.values[self.known].isfinite().all()):
+            raise StepMapError(f"expected finite numbers in the truth {self.name!r}, got others")
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether a step uses another or does not."""
+        given = self.values[self.known]
+        return bool(((given == 0) | (given == 1)).all())
+
+
+def with_premises(trace: Trace, problem: Problem) -> Trace:
+    """A trace of a word problem in which each premise of the question is a step of its own.
+
+    Args:
+        trace: The model's trace of the problem's question.
+        problem: The problem.
+
+    Raises:
+        StepMapError: The trace's first step is not the problem's question.
+    """
+    question = trace.steps[0] if trace.steps else None
+    if question is None or question.segment != "question":
+        raise StepMapError(f"expected a trace whose first step is a question, got {trace!r}")
+    before = question.text.find(problem.question)
+    if before < 0:
+        raise StepMapError(
+            f"expected a trace of the problem {problem.question[:60]!r}, got one of "
+            f"{question.text[:60]!r}"
+        )
+    starts = [before, *(before + first for first, _ in problem.premise_spans)]
+    at = _tokens_at(trace, question, starts)
+    ends = [*at[1:], question.stop]
+    parts = [
+        Step(number, "question", start, stop, "".join(trace.token_texts[start:stop]).strip())
+        for number, (start, stop) in enumerate(zip(at, ends, strict=True))
+    ]
+    more = len(parts) - 1
+    rest = [replace(step, index=step.index + more) for step in trace.steps[1:]]
+    return replace(trace, steps=(*parts, *rest))
+
+
+def _tokens_at(trace: Trace, step: Step, characters: Sequence[int]) -> list[int]:
+    """The token of a step that holds each of some characters of its text, white space apart."""
+    texts = trace.token_texts[step.start : step.stop]
+    whole = "".join(texts)
+    lead = len(whole) - len(whole.lstrip())
+    found, seen, token = [], 0, 0
+    for character in characters:
+        while seen + len(texts[token]) <= character + lead:
+            seen += len(texts[token])
+            token += 1
+        found.append(step.start + token)
+    return found
+
+
+def dependencies(trace: Trace, problem: Problem, verdict: Verdict) -> dict[str, Truth]:
+    """What each thinking step of a word problem truly uses, as far as the thinking is right.
+
+    Args:
+        trace: The trace, cut by `with_premises`: the question sentence, then each premise.
+        problem: The problem.
+        verdict: What became of the response: from its first error on nothing is known.
+
+    Returns:
+        ``"premise"``: of all premises, the one that a thinking step uses; ``"earlier step"``: of
+        the thinking steps before it, those whose values it uses.
+    """
+    thinking = trace.steps_in("thinking")
+    right = min(len(thinking), len(problem.solution))
+    if verdict.error_step is not None:
+        right = min(right, verdict.error_step)
+    count, first = len(trace.steps), 1
+    values = {name: torch.zeros(count, count) for name in ("premise", "earlier step")}
+    known = {name: torch.zeros(count, count, dtype=torch.bool) for name in values}
+    for step, truth in zip(thinking[:right], problem.solution, strict=False):
+        premises = slice(first, first + len(problem.premises))
+        known["premise"][step.index, premises] = True
+        values["premise"][step.index, first + truth.premise] = 1.0
+        known["earlier step"][step.index, thinking[0].index : step.index] = True
+        for used in truth.uses:
+            values["earlier step"][step.index, thinking[used].index] = 1.0
+    return {name: Truth(name=name, values=values[name], known=known[name]) for name in values}
+
+
+def knock_out_truth(result: KnockOut, *, question: bool = True) -> Truth:
+    """The divergences of `knock_out` as a truth.
+
+    Args:
+        result: What hiding steps did.
+        question: Whether pairs with a step of the question are compared.
+    """
+    is_question = torch.tensor([step.segment == "question" for step in result.steps])
+    known = torch.ones_like(result.kl, dtype=torch.bool).tril(-1) & ~is_question[:, None]
+    if not question:
+        known &= ~is_question
+    values = torch.where(result.kl.isfinite(), result.kl, torch.zeros_like(result.kl))
+    return Truth(name="knock-out", values=values, known=known)
+
+
+def labeled_dependencies(trace: Trace) -> Truth:
+    """What somebody else's labels say: ``depends_on`` of each labeled step.
+
+    Args:
+        trace: A trace whose steps have labels such as thought-anchors': ``chunk_idx``, the number
+            of the step among theirs, and ``depends_on``, numbers of those it depends on.
+
+    Raises:
+        StepMapError: No step says what it depends on.
+    """
+    of_chunk = {
+        int(step.labels["chunk_idx"]): step.index
+        for step in trace.steps
+        if "chunk_idx" in step.labels
+    }
+    count = len(trace.steps)
+    values, known = torch.zeros(count, count), torch.zeros(count, count, dtype=torch.bool)
+    earlier = sorted(of_chunk.values())
+    for step in trace.steps:
+        said = step.labels.get("depends_on")
+        if said is None or step.index not in earlier:
+            continue
+        known[step.index, [other for other in earlier if other < step.index]] = True
+        for chunk in said:
+            source = of_chunk.get(int(chunk)) if str(chunk).lstrip("-").isdigit() else None
+            if source is not None and source < step.index:
+                values[step.index, source] = 1.0
+    if not bool(known.any()):
+        raise StepMapError(
+            "expected steps with labels chunk_idx and depends_on, got none in this trace"
+        )
+    return Truth(name="labels", values=values, known=known)
+
+
+def impact_truth(
+    trace: Trace, impacts: Sequence[Mapping[str, object]], name: str = "their suppression"
+) -> Truth:
+    """A matrix of somebody else's, as thought-anchors writes it.
+
+    Args:
+        trace: The trace, whose steps have labels ``chunk_idx``.
+        impacts: The rows of ``step_importance_supp.json``: ``source_chunk_idx`` and
+            ``target_impacts``, a list of ``target_chunk_idx`` and ``importance_score``.
+        name: Of the truth.
+
+    Raises:
+        StepMapError: No pair of them is a pair of the trace's steps.
+    """
+    of_chunk = {
+        int(step.labels["chunk_idx"]): step.index
+        for step in trace.steps
+        if "chunk_idx" in step.labels
+    }
+    count = len(trace.steps)
+    values, known = torch.zeros(count, count), torch.zeros(count, count, dtype=torch.bool)
+    for row in impacts:
+        source = of_chunk.get(int(str(row["source_chunk_idx"])))
+        targets = row["target_impacts"]
+        for impact in targets if isinstance(targets, list) else []:
+            target, score = (
+                of_chunk.get(int(impact["target_chunk_idx"])),
+                impact["importance_score"],
+            )
+            if source is not None and target is not None and source < target and score is not None:
+                known[target, source] = True
+                values[target, source] = float(score)
+    if not bool(known.any()):
+        raise StepMapError("expected impacts of the trace's own steps, got none")
+    return Truth(name=name, values=values, known=known)
