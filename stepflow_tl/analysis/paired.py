@@ -16,6 +16,9 @@ from stepflow_tl.errors import SettingError
 LARGEST_EXACT = 100_000
 """Up to this many different sums, sign flips are counted exactly."""
 
+EXACT_PROBLEMS = 16
+"""Up to this many real-valued differences, all 2^n sign flips are counted."""
+
 
 class PairedOutcome(NamedTuple):
     """The same problems answered twice.
@@ -114,6 +117,40 @@ def sign_flip_test(
     sums = 2 * np.arange(total + 1) - total
     observed = abs(round(float(differences.sum()) * grid))
     return min(1.0, float(chances[np.abs(sums) >= observed].sum()))
+
+
+def sign_flip_mean_test(
+    differences: Float[np.ndarray, "problem"], *, seed: int = 0, resamples: int = 100_000
+) -> float:
+    """Two-sided sign-flip test of real-valued differences: is their mean zero?
+
+    The null is that each problem's difference is as likely with the other sign (Fisher 1935), as
+    it is where exchanging its two sides changes nothing. Up to `EXACT_PROBLEMS` problems with a
+    difference, all flips are counted; beyond, ``resamples`` are drawn, the observed one added.
+
+    Args:
+        differences: One per problem.
+        seed: Of the drawn flips.
+        resamples: Number of drawn flips.
+
+    Returns:
+        1 where no problem differs.
+    """
+    sizes = np.sort(np.abs(differences[differences != 0.0]))
+    if not sizes.size:
+        return 1.0
+    least = abs(float(differences.sum())) * (1.0 - 1e-9)
+    if sizes.size <= EXACT_PROBLEMS:
+        sums = np.zeros(1)
+        for size in sizes:
+            sums = np.concatenate([sums + size, sums - size])
+        return float((np.abs(sums) >= least).mean())
+    generator = np.random.default_rng(seed)
+    as_far = 0
+    for count in [1_000] * (resamples // 1_000) + [resamples % 1_000]:  # small in memory
+        signs = generator.integers(2, size=(count, sizes.size)) * 2.0 - 1.0
+        as_far += int((np.abs(signs @ sizes) >= least).sum())
+    return (1 + as_far) / (1 + resamples)
 
 
 def holm(p_values: Float[np.ndarray, "test"]) -> Float[np.ndarray, "test"]:

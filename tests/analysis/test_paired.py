@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import permutation_test
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 
-from stepflow_tl.analysis import holm, mcnemar, sign_flip_test
+from stepflow_tl.analysis import holm, mcnemar, sign_flip_mean_test, sign_flip_test
 
 
 @pytest.mark.parametrize(("fixed", "broken"), [(0, 0), (0, 2), (7, 4), (1, 9), (30, 12)])
@@ -70,3 +70,28 @@ def test_holm_by_hand():
     expected = [0.06, 0.04, np.nan, 0.06, 0.06]
     assert holm(p_values) == pytest.approx(expected, nan_ok=True)
     assert np.isnan(holm(np.full(2, np.nan))).all()
+
+
+def test_sign_flips_of_real_numbers_by_hand():
+    """Sums of +-3, +-1: 4, 2, -2, -4; of +-3, +-1, +-0.5, three of eight lie at 2.5 or beyond."""
+    assert sign_flip_mean_test(np.array([3.0, 1.0])) == 0.5
+    assert sign_flip_mean_test(np.array([3.0, -1.0])) == 1.0
+    assert sign_flip_mean_test(np.array([3.0, -1.0, 0.5, 0.0])) == pytest.approx(6 / 8)
+    assert sign_flip_mean_test(np.zeros(4)) == 1.0
+
+
+def test_sign_flips_of_real_numbers_meet_scipy():
+    differences = np.random.default_rng(1).normal(0.4, 1.0, size=11)
+    reference = permutation_test(
+        (differences,), lambda x, axis: x.sum(axis), permutation_type="samples", n_resamples=10_000
+    )
+    assert sign_flip_mean_test(differences) == pytest.approx(float(reference.pvalue))
+
+
+def test_drawn_flips_of_real_numbers_meet_counted_ones(monkeypatch):
+    differences = np.random.default_rng(2).normal(0.5, 1.0, size=14)
+    exact = sign_flip_mean_test(differences)
+    monkeypatch.setattr("stepflow_tl.analysis.paired.EXACT_PROBLEMS", 0)
+    drawn = sign_flip_mean_test(differences, resamples=20_500)
+    assert drawn != exact
+    assert drawn == pytest.approx(exact, abs=0.01)
