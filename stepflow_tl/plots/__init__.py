@@ -7,8 +7,8 @@ byte-identical for equal data. In reading order:
 * ``style``: colors and fonts, text that is never markup, files;
 * ``labels``, ``segments``: steps named by their words, and by the segment that they lie in;
 * ``map_parts``, ``maps``, ``flow``: step maps and token maps, and arcs between steps;
-* ``marks``: points with intervals, for ``curves``, ``comparisons``, ``ablations``, ``compute`` and
-  ``repair``, which draw the tables of experiments;
+* ``marks``: points with intervals, for ``curves``, ``comparisons``, ``ablations``, ``compute``,
+  ``repair`` and ``contrasts``, which draw the tables of experiments;
 * ``notebook``: CircuitsVis views, offline and safe.
 """
 
@@ -20,6 +20,7 @@ from stepflow_tl.plots.comparisons import (
     figure_strategies,
 )
 from stepflow_tl.plots.compute import figure_compute
+from stepflow_tl.plots.contrasts import figure_contrasts, figure_controlled
 from stepflow_tl.plots.curves import MEASURE_LABELS, figure_layer_curves
 from stepflow_tl.plots.flow import figure_step_flow, plot_step_flow
 from stepflow_tl.plots.map_parts import COLOR_MAP, saliency_label
@@ -49,6 +50,8 @@ __all__ = [
     "figure_accuracy",
     "figure_arms",
     "figure_compute",
+    "figure_contrasts",
+    "figure_controlled",
     "figure_difficulty_gain",
     "figure_error_kinds",
     "figure_layer_ablation",

@@ -95,3 +95,27 @@ def problem_changes():
     rows = [(name, c) for name in ("lock_in", "summary_on_thinking") for c in (-1, 0, 0, 0, 1)]
     table = pd.DataFrame(rows, columns=["measure", "correctness_change"])
     return table.assign(change=np.linspace(-0.1, 0.1, len(rows)))
+
+
+def contrasts():
+    change = np.linspace(-0.02, 0.03, 4)
+    return pd.DataFrame({"arm": ["OEB, shallow", "SMI, deep", "both", "control"]}).assign(
+        **estimate("correct", change, 0.004),
+        **estimate("wrong", change[::-1], 0.004),
+        **estimate("contrast", change - change[::-1], 0.006),
+        p_holm=[0.01, 0.5, 0.5, 0.01],
+    )
+
+
+def controlled():
+    rows = [
+        (rule, measure, band)
+        for rule in ("attention", "paper's", "release's")
+        for measure in ("lock_in", "half_life")
+        for band in ("shallow", "deep")
+    ]
+    table = pd.DataFrame(rows, columns=["rule", "measure", "band"])
+    value = np.linspace(-0.1, 0.1, len(rows))
+    return table.assign(
+        **estimate("difference", value), **estimate("controlled", -value), p_holm=0.2
+    )

@@ -19,6 +19,8 @@ FIGURES = {
     "figure_compute": (tables.compute, "arm"),
     "figure_difficulty_gain": (tables.difficulty, "group"),
     "figure_error_kinds": (tables.error_kinds, "kind"),
+    "figure_contrasts": (tables.contrasts, "arm"),
+    "figure_controlled": (tables.controlled, "rule"),
 }
 each_figure = pytest.mark.parametrize("name", FIGURES)
 
@@ -58,7 +60,7 @@ def test_an_empty_table_and_a_missing_column_are_named(name):
     table = FIGURES[name][0]()
     with pytest.raises(ValueError, match=f"{name} expects a row per .*; got an empty table"):
         draw(name, table.iloc[:0])
-    lacking = next(c for c in ("difference", "accuracy", "corrected") if c in table)
+    lacking = next(c for c in ("difference", "accuracy", "corrected", "contrast") if c in table)
     with pytest.raises(ValueError, match=f"{name} expects .*; missing: {lacking}; got "):
         draw(name, table.drop(columns=lacking))
 
