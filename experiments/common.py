@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from statsmodels.stats.multitest import multipletests
 
 from stepflow_tl import Decoding, Grid, RayExecutor, StepFlow, Sweep, WordProblems, compare
+from stepflow_tl.models.view import view
 from stepflow_tl.plots import save_figure
-from stepflow_tl.version import versions
+from stepflow_tl.version import __version__, versions
 
 # Settings under which the bundled reasoner fails at times: too many operations (it forgets or
 # misreads premises), or counts of just any earlier person to recall (it carries wrong values).
@@ -36,6 +38,7 @@ class Options:
         out: Folder for figures, JSON and the store.
         fast: A few seconds' worth, for tests: not a result.
         ray: Address of a Ray cluster, "local" to start one here, None for this process.
+        given: All that was asked for, an experiment's own options among it.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Options:
     out: Path
     fast: bool
     ray: str | None
+    given: argparse.Namespace
 
     @property
     def task(self) -> WordProblems:
@@ -57,7 +61,11 @@ class Options:
     @property
     def decoding(self) -> Decoding:
         """Greedy, cut at about a fifth more than the longest true response."""
-        longest = max(*self.task.difficulties, *self.task.recall, 0)
+        return self.decoding_of(self.task)
+
+    def decoding_of(self, task: WordProblems) -> Decoding:
+        """The same for other problems."""
+        longest = max(*task.difficulties, *task.recall, 0)
         return Decoding(max_new_tokens=40 + 28 * (longest + 1), batch_size=40)
 
     @property
@@ -79,9 +87,17 @@ class Options:
 
 
 def options(
-    name: str, doc: str, argv: Sequence[str] | None, *, n: int = 40, problems: str = PROBLEMS
+    name: str,
+    doc: str,
+    argv: Sequence[str] | None,
+    *,
+    n: int = 40,
+    problems: str = PROBLEMS,
+    fast: str = FAST_PROBLEMS,
+    fast_n: int = 4,
+    more: Callable[[argparse.ArgumentParser], object] = lambda parser: None,
 ) -> Options:
-    """Read the command line; `n` and `problems` are the full setting."""
+    """Read the command line; `n` and `problems` are the full setting, `fast` that of tests."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--model", default="reasoner", help="'reasoner', a name, or a folder")
     parser.add_argument("--problems", help=f"groups of problems (default: {problems!r})")
@@ -89,30 +105,56 @@ def options(
     parser.add_argument("--out", type=Path, default=Path("outputs/experiments"))
     parser.add_argument("--fast", action="store_true", help="a few seconds' worth: not a result")
     parser.add_argument("--ray", help="a Ray cluster's address, or 'local' to start one here")
+    more(parser)
     given = parser.parse_args(argv)
     return Options(
         name=name,
         model=given.model,
-        problems=given.problems or (FAST_PROBLEMS if given.fast else problems),
-        n=given.n or (4 if given.fast else n),
+        problems=given.problems or (fast if given.fast else problems),
+        n=given.n or (fast_n if given.fast else n),
         out=given.out,
         fast=given.fast,
         ray=given.ray,
+        given=given,
     )
 
 
 def sweep(chosen: Options, settings: Grid | Mapping[str, StepFlow], **others: Any) -> pd.DataFrame:
     """Run a grid on the experiment's problems and store; a row per cell."""
+    return sweep_of(chosen, chosen.task, settings, **others)
+
+
+def sweep_of(
+    chosen: Options, task: WordProblems, settings: Grid | Mapping[str, StepFlow], **others: Any
+) -> pd.DataFrame:
+    """The same on other problems, in a store of their own."""
     grid = settings if isinstance(settings, Grid) else Grid.of(settings)
     described = Sweep(
-        chosen.task, grid, model=chosen.model, **({"decoding": chosen.decoding} | others)
+        task, grid, model=chosen.model, **({"decoding": chosen.decoding_of(task)} | others)
     )
-    return described.run(chosen.store, executor=executor(chosen.ray), progress=True)
+    store = chosen.out / f"sweep-{task.digest}.sqlite"
+    return described.run(store, executor=executor(chosen.ray), progress=True)
 
 
 def executor(ray: str | None, **settings: Any) -> RayExecutor | None:
     """Ray at an address, or started here for "local"; None for this process."""
     return RayExecutor(address=None if ray == "local" else ray, **settings) if ray else None
+
+
+def made_of(model: Any) -> dict[str, str]:
+    """What results of a model depend on: its name, its weights and this version."""
+    seen = view(model)
+    return {"model": seen.name, "weights": seen.weights_hash(), "version": __version__}
+
+
+def mean_with_interval(name: str, values: np.ndarray) -> dict[str, float]:
+    """A mean over problems with its 95% percentile interval; NaN is of no problem."""
+    known = np.sort(values[~np.isnan(values)])
+    if not len(known):
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high"), np.nan)
+    drawn = np.random.default_rng(0).choice(known, size=(2000, len(known))).mean(-1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return {name: float(known.mean()), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def compare_by_group(rows: pd.DataFrame) -> pd.DataFrame:

@@ -18,8 +18,8 @@ from stepflow_tl.interventions import (
 LOOK_UP = (4, 5, 6)
 """Layers of the bundled reasoner that look premises up (docs/audits.md)."""
 
-LOCK_IN, FORGETTING, DECAY, NOISE = 0.4, 0.4, 0.7, 0.8
-"""The dose of each that repairs are tried at: where about half of the answers are lost."""
+LOCK_IN, FORGETTING, DECAY, NOISE = 0.4, 0.7, 0.5, 0.8
+"""The dose of each that repairs are tried at: where a third to a half of the answers are lost."""
 
 
 def lock_in(dose: float = LOCK_IN, layers: tuple[int, ...] = LOOK_UP) -> PlantedLockIn:
@@ -60,7 +60,7 @@ def momentum(alpha: float, layers: object = "all", **settings: str) -> StepMomen
 DOSES: dict[str, dict[float, Intervention]] = {
     "lock-in": {d: lock_in(d) for d in (0.2, 0.3, 0.4, 0.5, 0.7)},
     "lock-in (earlier steps)": {d: earlier(d) for d in (0.5, 0.9)},
-    "forgetting": {d: forgetting(d) for d in (0.2, 0.4, 0.6, 1.0)},
+    "forgetting": {d: forgetting(d) for d in (0.4, 0.6, 0.7, 0.8, 1.0)},
     "decay": {d: decay(d) for d in (0.5, 0.7, 0.9)},
     "decay (but the last step)": {1.0: decay(1.0, beyond=1)},
     "noise": {d: noise(d) for d in (0.6, 0.8, 1.0)},
@@ -113,7 +113,7 @@ REPAIRS: dict[str, tuple[tuple[Intervention, ...], dict[str, tuple[Intervention,
     ),
     "lock-in, d = 0.9": (
         (lock_in(0.9),),
-        {f"OEB {tau:g} there": (bridge(tau),) for tau in (0.15, 0.4)},
+        {"OEB 0.4 there": (bridge(0.4),)},
     ),
     "lock-in (earlier steps), d = 0.9": (
         (earlier(0.9),),
@@ -157,3 +157,17 @@ def arms() -> dict[str, StepFlow]:
             f"{kind} + {name}": StepFlow(*planted, *repair) for name, repair in repairs.items()
         }
     return found
+
+
+def planted_arm(failure: str) -> str:
+    """Name of the arm where a failure of `REPAIRS` stands alone."""
+    alone = {
+        "none planted": "baseline",
+        "lock-in": f"lock-in, d = {LOCK_IN:g}",
+        "lock-in, d = 0.9": "lock-in, d = 0.9, layers 4-6",
+        "lock-in (earlier steps), d = 0.9": "lock-in (earlier steps), d = 0.9",
+        "forgetting": f"forgetting, d = {FORGETTING:g}",
+        "decay": f"decay, d = {DECAY:g}",
+        "noise": f"noise, d = {NOISE:g}",
+    }
+    return alone[failure]

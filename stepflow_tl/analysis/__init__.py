@@ -1,10 +1,11 @@
 """Analysis: what maps and results say. Diagnostics of maps, and small statistics of results.
 
-In reading order: `diagnostics` (Shallow Lock-in, Deep Decay), `sinks`, `intervals`, `paired` (two
+In reading order: `diagnostics` (Shallow Lock-in, Deep Decay), `bands` (which layers they accuse),
+`sinks`, `intervals`, `paired` (two
 methods on the same problems), `labels` (permutation tests), `comparison` (whole sweeps),
 `contrasts` (correct against wrong responses to a problem), `teacher` and `divergence` (how far
 interventions move predictions, and strengths that move them alike), `presets` (all settings of a
-publication at once).
+publication at once). What maps are worth is a room of its own: `stepflow_tl.analysis.audit`.
 """
 
 from stepflow_tl.analysis.comparison import compare

@@ -1,8 +1,8 @@
 """The command line: thin over the library.
 
-`app` is the program, `options` what several commands take; `traces`, `benchmarks` and `sweeps` hold
-the commands, `demo` the main job (its numbers: `settings`; its processes: `workers`). Nothing heavy
-is imported before a command runs.
+`app` is the program, `options` what several commands take; `traces`, `benchmarks`, `repair`
+and `sweeps` hold the commands, `demo` the main job (its numbers: `settings`; its processes:
+`workers`). Nothing heavy is imported before a command runs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from stepflow_tl.cli import traces  # noqa: F401  these bring commands, in the help's order
 
 # isort: split
-from stepflow_tl.cli import benchmarks, sweeps  # noqa: F401
+from stepflow_tl.cli import benchmarks, repair, sweeps  # noqa: F401
 from stepflow_tl.cli.app import app
 
 _HINTS = {

@@ -74,11 +74,16 @@ def move_attention(
     lost, gained = (rows.transpose(1, 2) @ members).transpose(1, 2).unbind(-1)
     changed = (lost > _LEAST_MASS) & (gained > _LEAST_MASS)
     taken = torch.where(changed, strength * lost, torch.zeros_like(lost))
-    more = taken / gained.clamp_min(_LEAST_MASS)
+    more = taken * _reciprocal(torch.where(changed, gained, torch.ones_like(gained)))
     less = (changed.to(rows) * strength)[..., None]
     factor = 1.0 - less * lose[:, None] + more[..., None] * gain[:, None]
     new = torch.where(changed[..., None], (rows * factor).to(pattern.dtype), pattern)
     return Moved(new, changed, taken)
+
+
+def _reciprocal(mass: Tensor) -> Tensor:
+    """1 / mass, through its logarithm: the gradient of a quotient overflows below 1e-19."""
+    return (1.0 / mass.detach()) * torch.exp(mass.detach().log() - mass.log())
 
 
 @dataclass(frozen=True, kw_only=True)

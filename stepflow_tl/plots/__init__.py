@@ -8,11 +8,14 @@ byte-identical for equal data. In reading order:
 * ``labels``, ``segments``: steps named by their words, and by the segment that they lie in;
 * ``map_parts``, ``maps``, ``flow``: step maps and token maps, and arcs between steps;
 * ``marks``: points with intervals, for ``curves``, ``comparisons``, ``ablations``, ``compute``,
-  ``repair`` and ``contrasts``, which draw the tables of experiments;
+  ``repair`` and ``contrasts``, which draw the tables of experiments; ``audits`` draws what maps
+  see, ``planted`` what failures cost that were put there, ``closed_loop`` what diagnosis leads to;
 * ``notebook``: CircuitsVis views, offline and safe.
 """
 
 from stepflow_tl.plots.ablations import PAPER_STRENGTHS, figure_layer_ablation, figure_strengths
+from stepflow_tl.plots.audits import figure_audit
+from stepflow_tl.plots.closed_loop import figure_closed_loop
 from stepflow_tl.plots.comparisons import (
     PUBLISHED_NOTE,
     figure_accuracy,
@@ -30,6 +33,7 @@ from stepflow_tl.plots.maps import (
     plot_step_map,
     plot_token_map,
 )
+from stepflow_tl.plots.planted import figure_planted
 from stepflow_tl.plots.repair import (
     figure_difficulty_gain,
     figure_error_kinds,
@@ -49,6 +53,8 @@ __all__ = [
     "STYLE",
     "figure_accuracy",
     "figure_arms",
+    "figure_audit",
+    "figure_closed_loop",
     "figure_compute",
     "figure_contrasts",
     "figure_controlled",
@@ -56,6 +62,7 @@ __all__ = [
     "figure_error_kinds",
     "figure_layer_ablation",
     "figure_layer_curves",
+    "figure_planted",
     "figure_repair_effect",
     "figure_step_flow",
     "figure_step_maps",

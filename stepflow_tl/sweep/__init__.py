@@ -2,13 +2,14 @@
 
 A `Sweep` (`sweep`) of a `grid` is planned as cells (`cells`), which executors (`executors`) decode
 and grade batch by batch (`work`) into a `store`. A file can describe it (`config`), stores of its
-shards are put together (`merging`), and strengths can be chosen on held-out problems
-(`calibration`).
+shards are put together (`merging`). Strengths can be chosen on held-out problems (`calibration`),
+and the layers, too, by what maps say (`closed_loop`).
 """
 
 from stepflow_tl.errors import ConfigError, StoreError
 from stepflow_tl.sweep.calibration import Calibration, calibrate
 from stepflow_tl.sweep.cells import Arm
+from stepflow_tl.sweep.closed_loop import ClosedLoop, closed_loop
 from stepflow_tl.sweep.config import read_config, resume, status
 from stepflow_tl.sweep.executors import Executor, LocalExecutor, RayExecutor
 from stepflow_tl.sweep.grid import BASELINE, Grid, Setting, grid, settings_columns
@@ -21,6 +22,7 @@ __all__ = [
     "BASELINE",
     "Arm",
     "Calibration",
+    "ClosedLoop",
     "ConfigError",
     "Executor",
     "Grid",
@@ -31,6 +33,7 @@ __all__ = [
     "StoreError",
     "Sweep",
     "calibrate",
+    "closed_loop",
     "grid",
     "merge",
     "missing_shards",

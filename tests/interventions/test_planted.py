@@ -72,6 +72,15 @@ class TestTheMap:
         else:
             assert float(new[:2].sum()) == pytest.approx((1 - strength) * sum(row[:2]), abs=1e-9)
 
+    def test_gradients_are_finite_where_next_to_nothing_gains(self) -> None:
+        """Keys of mass 1e-24 get a half: d q_1 / d p_1 = d p(L) / p(G) (1 - p_1 / p(G)) + 1."""
+        pattern = torch.tensor([1.0, 1e-24, 3e-24]).view(1, 1, 1, 3).requires_grad_()
+        lose = torch.tensor([True, False, False]).view(1, 1, 3)
+        moved = move_attention(pattern, lose, ~lose, strength=0.5)
+        (gradient,) = torch.autograd.grad(moved.pattern[..., 1].sum(), pattern)
+        expected = torch.tensor([0.125, 0.5 / 4e-24 * 0.75, -0.5 / 4e-24 * 0.25])
+        torch.testing.assert_close(gradient.flatten(), expected, rtol=1e-4, atol=1e-6)
+
     def test_rows_with_nobody_to_give_to_are_left_alone(self) -> None:
         pattern = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
         lose = torch.tensor([True, False]).view(1, 1, 2)

@@ -9,7 +9,7 @@ one table of it, with what distance alone says beside it; `perturbation` hides w
 
 from stepflow_tl.analysis.audit.auditing import audit
 from stepflow_tl.analysis.audit.knock_out import KnockOut, knock_out
-from stepflow_tl.analysis.audit.perturbation import perturbation
+from stepflow_tl.analysis.audit.perturbation import hops_of, perturbation
 from stepflow_tl.analysis.audit.receiver_heads import receiver_heads, receiver_scores
 from stepflow_tl.analysis.audit.truth import (
     Truth,
@@ -25,6 +25,7 @@ __all__ = [
     "Truth",
     "audit",
     "dependencies",
+    "hops_of",
     "impact_truth",
     "knock_out",
     "knock_out_truth",

@@ -1,0 +1,124 @@
+"""The rules that `audit` compares, what each makes of a trace, and what it costs."""
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from parts import Parts
+from torch import Tensor
+
+from stepflow_tl import StepMap, Trace, step_saliency
+from stepflow_tl.analysis.audit import (
+    KnockOut,
+    Truth,
+    hops_of,
+    knock_out,
+    knock_out_truth,
+    perturbation,
+)
+
+RULES: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "release": {"objective": "sequence", "diagonal": "full"},
+    "share": {"pool": "share"},
+    "share, frame out": {"pool": "share", "frame_keys": "out"},
+    "logit": {"objective": "logit"},
+    "logit, share": {"objective": "logit", "pool": "share"},
+    "margin, share": {"objective": "margin", "pool": "share"},
+    "value": {"rule": "attention_x_value", "pool": "share"},
+    "attention": {"rule": "attention"},
+    "attention, share": {"rule": "attention", "pool": "share"},
+    "rollout": {"rule": "rollout"},
+    "Jacobian": {"rule": "jacobian"},
+}
+"""Keywords of `step_saliency`."""
+
+HOPS = "hops (share)"
+"""Rows of "share" followed through the steps between: no rule of its own."""
+
+SLOW = ("Jacobian",)
+"""Rules of one backward pass for each step: asked of fewer traces."""
+
+
+def maps_of(model: Any, trace: Trace, parts: Parts, name: str, *, slow: bool) -> dict[str, StepMap]:
+    """Every rule's map of a trace, computed or read."""
+    rules = {rule: s for rule, s in RULES.items() if slow or rule not in SLOW}
+    made: dict[str, StepMap] = {}
+
+    def scores(rule: str) -> Mapping[str, Tensor]:
+        return {"scores": step_saliency(model, trace, **rules[rule]).scores}
+
+    for rule in rules:
+        found = parts.tensors(f"{name}/{rule}", lambda rule=rule: scores(rule))["scores"]
+        made[rule] = StepMap(
+            scores=found,
+            layers=tuple(range(len(found))),
+            n_layers=len(found),
+            steps=trace.steps,
+            settings={"rule": rule},
+        )
+    return made | {HOPS: hops_of(made["share"])}
+
+
+def hidden_steps(model: Any, trace: Trace, parts: Parts, name: str, **settings: Any) -> Truth:
+    """What hiding each step does to later ones, computed or read."""
+    found = parts.tensors(
+        f"{name}/knock-out", lambda: {"kl": knock_out(model, trace, **settings).kl}
+    )["kl"]
+    nothing = torch.full((len(found),), torch.nan)
+    return knock_out_truth(KnockOut(kl=found, answer=nothing, steps=trace.steps, settings={}))
+
+
+def rise_of(
+    model: Any, trace: Trace, maps: Mapping[str, StepMap], parts: Parts, name: str, **settings: Any
+) -> dict[str, list[dict[str, Any]]]:
+    """RISE and MAS of every map, with keys hidden and with tokens replaced."""
+    rows: dict[str, list[dict[str, Any]]] = parts.json(
+        f"{name}/perturbation of {len(maps)}",
+        lambda: {
+            hide: perturbation(model, trace, maps, hide=hide, **settings).to_dict("records")
+            for hide in ("keys", "tokens")
+        },
+    )
+    return rows
+
+
+def cost_of(model: Any, trace: Trace, parts: Parts, name: str) -> dict[str, dict[str, float]]:
+    """Seconds of CPU time (least of three) and peak memory in MiB of each rule, on one trace."""
+
+    def measure() -> dict[str, dict[str, float]]:
+        return {
+            rule: _cost(lambda settings=settings: step_saliency(model, trace, **settings))
+            for rule, settings in RULES.items()
+        }
+
+    found: dict[str, dict[str, float]] = parts.json(f"{name}/cost", measure)
+    return found | {HOPS: found["share"]}
+
+
+def _cost(call: Callable[[], object]) -> dict[str, float]:
+    call()
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()
+        call()
+        seconds.append(time.process_time() - start)
+    gc.collect()
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    call()
+    return {"seconds": min(seconds), "mib": max(0.0, _status("VmHWM") - before)}
+
+
+def _status(name: str) -> float:
+    """MiB that the kernel says of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def single_thread() -> None:
+    """One thread, so that numbers do not depend on the cores."""
+    torch.set_num_threads(1)

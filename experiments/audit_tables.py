@@ -1,0 +1,117 @@
+"""The tables of `audit`: every rule against one truth by layer, RISE, and one line per rule."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import common
+import pandas as pd
+from audit_rules import HOPS, RULES, SLOW
+
+from stepflow_tl import StepMap, Trace
+from stepflow_tl.analysis.audit import Truth, audit
+
+TRUTHS = ("premise", "earlier step", "knock-out", "labels", "suppression")
+MEASURES = ("auroc", "within", "correlation", "recall")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One trace with what is known of it.
+
+    Attributes:
+        problem: Which problem it answers.
+        trace: It.
+        truths: What is known, by name.
+        maps: Every rule's map of it.
+        rise: RISE and MAS of each rule, by what was hidden; None where it was not asked.
+    """
+
+    problem: str
+    trace: Trace
+    truths: Mapping[str, Truth]
+    maps: Mapping[str, StepMap]
+    rise: Mapping[str, list[dict[str, Any]]] | None = None
+
+
+def by_layer(cases: Sequence[Case], truth: str) -> pd.DataFrame:
+    """The audit of every rule against one truth; slow rules of fewer traces."""
+    tables = []
+    for names in ([rule for rule in (*RULES, HOPS) if rule not in SLOW], list(SLOW)):
+        asked = [c for c in cases if truth in c.truths and set(names) <= set(c.maps)]
+        if asked:
+            maps = {name: [case.maps[name] for case in asked] for name in names}
+            truths = [case.truths[truth] for case in asked]
+            tables.append(audit(maps, truths, problems=[case.problem for case in asked]))
+    table = pd.concat(tables, ignore_index=True)
+    return table.drop_duplicates(["rule", "layer"], ignore_index=True)
+
+
+def rise_table(cases: Sequence[Case], hide: str) -> pd.DataFrame:
+    """Mean RISE and MAS of each rule, with intervals from drawing whole problems."""
+    rows = [
+        {"problem": case.problem, **row}
+        for case in cases
+        if case.rise is not None
+        for row in case.rise[hide]
+    ]
+    lines = []
+    for rule, mine in pd.DataFrame(rows).groupby("rule", sort=False):
+        of_problem = mine.groupby("problem")[["rise", "mas"]].mean()
+        line: dict[str, Any] = {"rule": rule, "n": int(of_problem["rise"].notna().sum())}
+        for name in ("rise", "mas"):
+            line |= common.mean_with_interval(name, of_problem[name].to_numpy())
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def summary(cases: Sequence[Case], cost: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+    """One line per rule: what its mean over all layers sees, RISE, seconds and memory.
+
+    ``premise_auroc`` and so on are of the mean over all layers' row shares; ``premise_best`` is the
+    AUROC within distance of the layer that is best on the other half of the problems, and
+    ``premise_layer`` the layer that the first half chooses.
+    """
+    lines: dict[str, dict[str, Any]] = {}
+    for truth in TRUTHS:
+        if not any(truth in case.truths for case in cases):
+            continue
+        table, best = by_layer(cases, truth), _best_layers(cases, truth)
+        whole = table[table["layer"].isin(["all", "-"]) | (table["rule"] == HOPS)]
+        for _, row in whole.drop_duplicates("rule").iterrows():
+            line = lines.setdefault(row["rule"], {"rule": row["rule"]})
+            line[f"{truth}_n"] = row["n"]
+            for name in MEASURES:
+                line |= {f"{truth}_{c}": row[c] for c in (name, f"{name}_low", f"{name}_high")}
+            if row["rule"] in best:
+                line[f"{truth}_best"], line[f"{truth}_layer"] = best[row["rule"]]
+    if any(case.rise is not None for case in cases):
+        for _, row in rise_table(cases, "keys").iterrows():
+            lines[row["rule"]] |= {"rise_n" if c == "n" else c: row[c] for c in row.index[1:]}
+    for rule, line in lines.items():
+        line |= cost.get(rule, {})
+    return pd.DataFrame(lines.values())
+
+
+def _best_layers(cases: Sequence[Case], truth: str) -> dict[str, tuple[float, int]]:
+    """AUROC within distance at the layer that is best on the other half of the problems."""
+    asked = [case for case in cases if truth in case.truths]
+    if len({case.problem for case in asked}) < 4:
+        return {}
+    problems = sorted({case.problem for case in asked})
+    first = set(problems[::2])
+    halves = [[c for c in asked if (c.problem in first) == side] for side in (True, False)]
+    tables = [by_layer(half, truth) for half in halves]
+    found = {}
+    for rule in dict.fromkeys(tables[0]["rule"]):
+        measures = [
+            t[(t["rule"] == rule) & t["layer"].map(lambda x: isinstance(x, int))]
+            .set_index("layer")["within"]
+            .astype(float)
+            for t in tables
+        ]
+        if all(len(measure) > 1 and measure.notna().any() for measure in measures):
+            layers = [int(measure.idxmax()) for measure in measures]
+            value = (measures[1][layers[0]] + measures[0][layers[1]]) / 2
+            found[str(rule)] = (float(value), layers[0])
+    return found
