@@ -3,6 +3,7 @@
 import gc
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +77,29 @@ def rise_of(
     model: Any, trace: Trace, maps: Mapping[str, StepMap], parts: Parts, name: str, **settings: Any
 ) -> dict[str, list[dict[str, Any]]]:
     """RISE and MAS of every map, with keys hidden and with tokens replaced."""
+    both = {**maps, **_baselines(maps)}
     rows: dict[str, list[dict[str, Any]]] = parts.json(
-        f"{name}/perturbation of {len(maps)}",
+        f"{name}/perturbation of {len(both)}",
         lambda: {
-            hide: perturbation(model, trace, maps, hide=hide, **settings).to_dict("records")
+            hide: perturbation(model, trace, both, hide=hide, **settings).to_dict("records")
             for hide in ("keys", "tokens")
         },
     )
     return rows
+
+
+def _baselines(maps: Mapping[str, StepMap]) -> dict[str, StepMap]:
+    """Maps that know nothing: the nearer the more, and random scores."""
+    like = next(iter(maps.values()))
+    count = len(like.steps)
+    steps = torch.arange(count)
+    near = 1.0 / (1 + steps[:, None] - steps).clamp_min(1)
+    noise = torch.rand(count, count, generator=torch.Generator().manual_seed(count))
+    scores = {"distance alone": near, "random": noise}
+    return {
+        name: replace(like, scores=values.tril()[None], layers=(0,), n_layers=1, settings={})
+        for name, values in scores.items()
+    }
 
 
 def cost_of(model: Any, trace: Trace, parts: Parts, name: str) -> dict[str, dict[str, float]]:

@@ -25,6 +25,7 @@ class Case:
         truths: What is known, by name.
         maps: Every rule's map of it.
         rise: RISE and MAS of each rule, by what was hidden; None where it was not asked.
+        side: "correct" or "wrong", where there are both.
     """
 
     problem: str
@@ -32,6 +33,7 @@ class Case:
     truths: Mapping[str, Truth]
     maps: Mapping[str, StepMap]
     rise: Mapping[str, list[dict[str, Any]]] | None = None
+    side: str = ""
 
 
 def by_layer(cases: Sequence[Case], truth: str) -> pd.DataFrame:
