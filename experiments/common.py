@@ -17,6 +17,7 @@ from statsmodels.stats.multitest import multipletests
 from stepflow_tl import Decoding, Grid, RayExecutor, StepFlow, Sweep, WordProblems, compare
 from stepflow_tl.models.view import view
 from stepflow_tl.plots import save_figure
+from stepflow_tl.sweep import Store
 from stepflow_tl.version import __version__, versions
 
 # Settings under which the bundled reasoner fails at times: too many operations (it forgets or
@@ -186,16 +187,35 @@ class Described(Protocol):
         ...
 
 
+def facts_of(chosen: Described, **facts: Any) -> dict[str, Any]:
+    """What results were made of, as their pictures say it: of `facts` the n and the models."""
+    store, task = getattr(chosen, "store", None), getattr(chosen, "task", None)
+    models, settings = facts.get("models"), chosen.settings
+    if models is None and isinstance(store, Path) and store.exists():
+        identity = Store(store).fact("identity")
+        models = {identity["model"]: {name: identity[name] for name in ("weights", "version")}}
+    return {
+        "experiment": chosen.name,
+        "settings": settings,
+        "n": facts.get("n", None if task is None or callable(task) else len(task.items)),
+        "seeds": {name: value for name, value in settings.items() if "seed" in name},
+        "models": models,
+        "versions": versions(),
+    }
+
+
 def publish(
     chosen: Described, figure: Figure, tables: Mapping[str, pd.DataFrame], **facts: Any
 ) -> None:
-    """Write NAME.png, NAME.pdf and NAME.json: settings, versions, and the tables drawn."""
+    """Write NAME.png, NAME.pdf and NAME.json: settings, versions, and the tables drawn.
+
+    What the results were made of is in the pictures, too: settings, n, seeds, models, versions.
+    """
     chosen.out.mkdir(parents=True, exist_ok=True)
-    save_figure(figure, chosen.out / chosen.name, formats=("png", "pdf"))
+    made = facts_of(chosen, **facts)
+    save_figure(figure, chosen.out / chosen.name, formats=("png", "pdf"), facts=made)
     written = {
-        "experiment": chosen.name,
-        "settings": chosen.settings,
-        "versions": versions(),
+        **made,
         **facts,
         "tables": {
             name: json.loads(table.to_json(orient="records", double_precision=6))

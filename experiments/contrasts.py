@@ -190,11 +190,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             "strengths out of reach": pd.DataFrame(out_of_reach, columns=["component", "said"]),
         },
         n=len(shown),
+        models={Path(chosen.model).name: common.made_of(model)},
         pairs_across_families=sum(pair.is_across for pair in shown),
         pairs=dict(Counter(" against ".join(pair.sources) for pair in shown).most_common()),
         target_kl=target,
     )
-    save_figure(figure_controlled(controlled), chosen.out / f"{chosen.name}_maps")
+    made_of = {Path(chosen.model).name: common.made_of(model)}
+    save_figure(
+        figure_controlled(controlled),
+        chosen.out / f"{chosen.name}_maps",
+        facts=common.facts_of(chosen, n=len(shown), models=made_of),
+    )
 
 
 def read_pairs(path: Path) -> list[Pair]:

@@ -39,7 +39,13 @@ Line = tuple[list[int], list[float]]
 
 def save_chart(saved: Mapping[str, Any], path: Path, baseline: str, clock: Clock) -> None:
     """Draw the measurements of one run into a file."""
-    save_figure(figure_cost(saved["measurements"], baseline, clock), path)
+    rows = saved["measurements"]
+    facts = {name: value for name, value in saved.items() if name != "measurements"}
+    save_figure(
+        figure_cost(rows, baseline, clock),
+        path,
+        facts={"n": len(rows), "seeds": {}, "models": "random weights", "settings": facts},
+    )
 
 
 def figure_cost(rows: Sequence[Row], baseline: str, clock: Clock) -> Figure:

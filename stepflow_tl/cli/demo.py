@@ -86,7 +86,8 @@ def run_demo(
     table = compare_runs(baseline, repaired)
     table.to_csv(folder / "table.csv", index=False)
     figure = figure_accuracy(table[table["problems"] != "all"], names=["baseline", "StepFlow"])
-    pictures += save_figure(figure, folder / "accuracy")
+    facts = {"settings": asdict(settings), "n": len(problems), "versions": versions()}
+    pictures += save_figure(figure, folder / "accuracy", facts=facts)
 
     summary = {
         "settings": asdict(settings),

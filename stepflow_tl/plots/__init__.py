@@ -40,7 +40,7 @@ from stepflow_tl.plots.repair import (
     figure_repair_effect,
 )
 from stepflow_tl.plots.segments import SEGMENT_COLORS, SEGMENT_MARKERS
-from stepflow_tl.plots.style import OUTCOME_COLORS, STYLE, save_figure
+from stepflow_tl.plots.style import OUTCOME_COLORS, STYLE, read_facts, save_figure
 
 __all__ = [
     "COLOR_MAP",
@@ -72,6 +72,7 @@ __all__ = [
     "plot_step_flow",
     "plot_step_map",
     "plot_token_map",
+    "read_facts",
     "saliency_label",
     "save_figure",
 ]

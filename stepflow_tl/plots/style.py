@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,10 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font, get_font_names
+from PIL import Image
+
+from stepflow_tl.errors import SettingError
+from stepflow_tl.version import __version__
 
 OUTCOME_COLORS = {"correct": "#2b6a99", "wrong": "#c23b3b"}
 
@@ -23,6 +29,9 @@ FAINT = "#eeeeee"
 INK = "#333333"
 POINTS = 72.0  # in an inch
 NO_LETTER = "\N{REPLACEMENT CHARACTER}"
+
+_PDF_SUBJECT = re.compile(rb"/Subject \(((?:[^()\\]|\\.)*)\)", re.DOTALL)
+_PDF_ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 
 _FALLBACK_FONTS = (
     "Noto Sans CJK SC",
@@ -61,27 +70,69 @@ STYLE: dict[Any, Any] = {
 
 
 def save_figure(
-    figure: Figure, path: str | Path, *, formats: Sequence[str] = ("png",)
+    figure: Figure,
+    path: str | Path,
+    *,
+    formats: Sequence[str] = ("png",),
+    facts: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Write a figure, without dates, so that equal data gives equal bytes; then close it.
+
+    Args:
+        figure: The figure.
+        path: Where to, whatever its suffix.
+        formats: Of the files.
+        facts: What the figure was made of, JSON-able: settings, n, seeds, model, versions. They go
+            into the file, where `read_facts` finds them.
 
     Returns:
         The files written: `path` with each format's suffix.
     """
     base = Path(path).with_suffix("")
     base.parent.mkdir(parents=True, exist_ok=True)
-    undated: dict[str, dict[str, Any]] = {
-        "png": {"Software": None},
-        "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
-        "svg": {"Date": None, "Creator": None},
+    made_by = f"stepflow_tl {__version__}"
+    inside: dict[str, dict[str, Any]] = {
+        "png": {"Software": made_by},
+        "pdf": {"CreationDate": None, "Producer": None, "Creator": made_by},
+        "svg": {"Date": None, "Creator": made_by},
     }
+    if facts is not None:
+        said = json.dumps(dict(facts), sort_keys=True, separators=(",", ":"), default=str)
+        for form, name in (("png", "Description"), ("pdf", "Subject"), ("svg", "Description")):
+            inside[form][name] = said
     files = []
     for form in formats:
         files.append(base.with_suffix(f".{form}"))
         with mpl.rc_context(STYLE):  # ticks are made when drawn
-            figure.savefig(files[-1], metadata=undated.get(form), dpi=STYLE["savefig.dpi"])
+            figure.savefig(files[-1], metadata=inside.get(form), dpi=STYLE["savefig.dpi"])
     plt.close(figure)
     return files
+
+
+def read_facts(path: str | Path) -> dict[str, Any]:
+    """What a picture of `save_figure` says of its making.
+
+    Args:
+        path: A .png or .pdf file.
+
+    Returns:
+        The facts that were given; empty where none were.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        SettingError: It is of another format.
+    """
+    file = Path(path)
+    if file.suffix == ".png":
+        with Image.open(file) as image:
+            said = image.info.get("Description")
+    elif file.suffix == ".pdf":
+        found = _PDF_SUBJECT.search(file.read_bytes())
+        said = None if found is None else _PDF_ESCAPE.sub(rb"\1", found[1]).decode("ascii")
+    else:
+        raise SettingError(f"expected a .png or .pdf file, got {file.name!r}")
+    facts: dict[str, Any] = json.loads(said) if said else {}
+    return facts
 
 
 def drawable(text: str) -> str:

@@ -1,9 +1,15 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib import pyplot as plt
 from matplotlib.text import Text
 
+from stepflow_tl.errors import SettingError
+from stepflow_tl.plots import read_facts, save_figure
 from stepflow_tl.plots.style import literal, percent, signed, wrapped
+from stepflow_tl.version import __version__
 
 
 @given(st.text())
@@ -37,3 +43,32 @@ def test_differences_carry_their_sign(points, text):
 
 def test_percent():
     assert (percent(0.7321), percent(float("nan"))) == ("73.2", "–")
+
+
+FACTS = {"settings": {"tau_max": 0.15, "text": "a) \\ (b\n\u4e2d $x$"}, "n": 60, "models": None}
+
+
+def picture(path: Path, facts: dict | None) -> list[Path]:
+    figure, ax = plt.subplots()
+    ax.plot([1, 2], [3, 4])
+    return save_figure(figure, path, formats=("png", "pdf", "svg"), facts=facts)
+
+
+def test_a_picture_says_what_it_was_made_of(tmp_path) -> None:
+    files = picture(tmp_path / "one", FACTS)
+    assert [read_facts(file) for file in files[:2]] == [FACTS, FACTS]
+    for file in files:
+        data = file.read_bytes()
+        assert f"stepflow_tl {__version__}".encode() in data
+        assert b"CreationDate" not in data and b"<dc:date>" not in data
+    again = picture(tmp_path / "two", dict(reversed(FACTS.items())))
+    assert [file.read_bytes() for file in files] == [file.read_bytes() for file in again]
+    other = picture(tmp_path / "three", FACTS | {"n": 61})
+    assert all(a.read_bytes() != b.read_bytes() for a, b in zip(files, other, strict=True))
+
+
+def test_a_picture_without_facts(tmp_path) -> None:
+    files = picture(tmp_path / "one", None)
+    assert [read_facts(file) for file in files[:2]] == [{}, {}]
+    with pytest.raises(SettingError, match="expected a .png or .pdf file, got 'one.svg'"):
+        read_facts(files[2])
