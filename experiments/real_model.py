@@ -98,17 +98,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"read as {trace.format_name}; boxed answer: {trace.answer or 'none'}")
     same = trace.token_ids.tolist() == repaired.token_ids.tolist()
     changed = "the same text" if same else f"another: {repaired.parts.graded!r}"
+    measures = diagnose(maps)
+    undefined = measures.attrs["undefined"]
     common.publish(
         chosen,
         _page(chosen, trace, maps, sinks, ledger),
         {
             "steps": steps,
-            "failure measures": diagnose(maps).dropna(axis=1, how="all"),
+            "failure measures": measures.drop(columns=list(undefined)),
             "sinks": sinks,
             "StepFlow's ledger": ledger,
         },
         under_stepflow=changed,
+        undefined=undefined,
     )
+    for name, reason in undefined.items():
+        print(f"{name} is not here: it {reason}")
     print(f"under StepFlow: {changed}")
     tokens = {
         "an answer": len(trace) - trace.prompt_length,

@@ -23,6 +23,15 @@ LOCK_IN = ("self_share", "neighbor_share", "question_share", "earlier_share", "l
 DECAY = ("summary_on_thinking", "summary_on_summary", "summary_on_question", "half_life")
 BLOCKS = ("final_block", "analysis_block", "final_heat_anomaly")
 MEASURES = (*LOCK_IN, *DECAY, *BLOCKS)
+NEEDS = {
+    **dict.fromkeys(LOCK_IN, "three thinking steps"),
+    **dict.fromkeys(DECAY, "a summary"),
+    "half_life": "a summary, and thinking before it",
+    "final_block": "a summary",
+    "analysis_block": "thinking",
+    "final_heat_anomaly": "a summary, and thinking before it",
+}
+"""What a trace must have for a measure to be defined."""
 
 
 def diagnose(step_map: StepMap) -> pd.DataFrame:
@@ -54,7 +63,8 @@ def diagnose(step_map: StepMap) -> pd.DataFrame:
         step_map: The map; a head axis is averaged away.
 
     Returns:
-        Columns ``layer``, ``depth`` (0 to 1) and the measures; NaN where there are too few steps.
+        Columns ``layer``, ``depth`` (0 to 1) and the measures; NaN where there are too few steps,
+        and then ``attrs["undefined"]`` says of which measures, and why (`undefined_measures`).
     """
     step_map = step_map.mean_over_heads()
     segments = np.array([step.segment for step in step_map.steps])
@@ -70,7 +80,28 @@ def diagnose(step_map: StepMap) -> pd.DataFrame:
         **_decay(shares, is_in["question"], is_in["thinking"], is_in["summary"]),
         **block_figures(raw, is_in["thinking"], is_in["summary"]),
     }
-    return pd.DataFrame(table | {name: values.numpy() for name, values in measures.items()})
+    found = pd.DataFrame(table | {name: values.numpy() for name, values in measures.items()})
+    found.attrs["undefined"] = undefined_measures(step_map)
+    return found
+
+
+def undefined_measures(step_map: StepMap) -> dict[str, str]:
+    """Which measures a map cannot have, and why: a plain answer has no summary, for one.
+
+    Returns:
+        A sentence part by measure: ``{"summary_on_thinking": "needs a summary, there is none"}``.
+    """
+    segments = [step.segment for step in step_map.steps]
+    thinking, summary = segments.count("thinking"), segments.count("summary")
+    reasons = {}
+    for name, needed in NEEDS.items():
+        if name in LOCK_IN and thinking < 3:
+            reasons[name] = f"needs {needed}, there are {thinking}"
+        elif "summary" in needed and not summary:
+            reasons[name] = "needs a summary, there is none"
+        elif "thinking" in needed and not thinking:
+            reasons[name] = "needs thinking, there is none"
+    return reasons
 
 
 def _lock_in(

@@ -177,9 +177,12 @@ def diagnose(
     from stepflow_tl import diagnose as diagnose_map
 
     loaded = StepMap.load(step_map)
-    typer.echo(diagnose_map(loaded).round(3).to_string(index=False))
-    if not any(step.segment == "summary" for step in loaded.steps):
-        typer.echo("(no summary: its thinking never closed, so that Deep Decay has no measures)")
+    table = diagnose_map(loaded)
+    undefined = table.attrs["undefined"]
+    typer.echo(table.drop(columns=list(undefined)).round(3).to_string(index=False))
+    for reason in dict.fromkeys(undefined.values()):
+        names = ", ".join(name for name, said in undefined.items() if said == reason)
+        typer.echo(f"(not here: {names}: {reason})")
 
 
 @app.command("import")

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import matplotlib as mpl
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from stepflow_tl.models.layers import Band, resolve_layers
-from stepflow_tl.plots.style import OUTCOME_COLORS, STYLE
+from stepflow_tl.plots.style import INK, OUTCOME_COLORS, STYLE
 
 MEASURE_LABELS: Mapping[str, str] = {
     "lock_in": "Shallow Lock-in:\nshare on own step + neighbor",
@@ -22,6 +23,16 @@ MEASURE_LABELS: Mapping[str, str] = {
     "final_heat_anomaly": "final heat anomaly\n(summary block / thinking block)",
 }
 """The measures drawn by layer, and their axis labels."""
+
+NEEDS: Mapping[str, str] = {
+    "lock_in": "three thinking steps",
+    "question_share": "three thinking steps",
+    "earlier_share": "three thinking steps",
+    "summary_on_thinking": "a summary",
+    "half_life": "a summary",
+    "final_heat_anomaly": "a summary",
+}
+"""What is said in place of a curve that no trace has."""
 
 _LINES = {"correct": ("o", "-"), "wrong": ("s", "--")}  # told apart in gray too
 
@@ -39,6 +50,8 @@ def figure_layer_curves(comparison: pd.DataFrame, *, n_layers: int) -> Figure:
         figure, axes = plt.subplots(2, 3, figsize=(12.5, 6.6), sharex=True)
         for ax, (measure, label) in zip(axes.flat, MEASURE_LABELS.items(), strict=True):
             rows = comparison[comparison["measure"] == measure]
+            if rows[list(OUTCOME_COLORS)].isna().all(axis=None):
+                _say_undefined(ax, NEEDS.get(measure, "more steps"))
             for band in bands:
                 layers = resolve_layers(band, n_layers)
                 ax.axvspan(layers[0] - 0.5, layers[-1] + 0.5, color="#eeeeee", zorder=0)
@@ -75,3 +88,11 @@ def figure_layer_curves(comparison: pd.DataFrame, *, n_layers: int) -> Figure:
             frameon=False,
         )
     return figure
+
+
+def _say_undefined(ax: Axes, needed: str) -> None:
+    """In place of curves, what the traces lack."""
+    text = f"not drawn: it needs\n{needed},\nwhich no trace here has"
+    ax.text(
+        0.5, 0.5, text, ha="center", va="center", fontsize=10, color=INK, transform=ax.transAxes
+    )

@@ -6,8 +6,18 @@ import torch
 from helpers import DATA
 
 from stepflow_tl import StepMap, compare_groups, diagnose, step_saliency
-from stepflow_tl.analysis.diagnostics import MEASURES
+from stepflow_tl.analysis.diagnostics import LOCK_IN, MEASURES, undefined_measures
 from stepflow_tl.traces.trace import Step
+
+
+SUMMARY = (
+    "summary_on_thinking",
+    "summary_on_summary",
+    "summary_on_question",
+    "half_life",
+    "final_block",
+    "final_heat_anomaly",
+)
 
 
 def step_map(scores, segments: str) -> StepMap:
@@ -123,3 +133,29 @@ def test_what_cannot_be_compared_is_refused():
         compare_groups([table], correct=[True], problems=[0])
     with pytest.raises(ValueError, match="expected 2 strata, one per trace, got 1"):
         compare_groups([table] * 2, correct=[True, False], problems=[0, 1], strata=["easy"])
+
+
+@pytest.mark.parametrize(
+    ("segments", "missing"),
+    [
+        ("qttts", {}),
+        ("qttt", {name: "needs a summary, there is none" for name in SUMMARY}),
+        ("qts", {name: "needs three thinking steps, there are 1" for name in LOCK_IN}),
+        (
+            "qs",
+            {name: "needs three thinking steps, there are 0" for name in LOCK_IN}
+            | dict.fromkeys(
+                ("half_life", "analysis_block", "final_heat_anomaly"),
+                "needs thinking, there is none",
+            ),
+        ),
+    ],
+)
+def test_what_is_undefined_is_said_by_name(segments, missing):
+    """Whatever is NaN is named, and nothing else is."""
+    count = len(segments)
+    made = step_map((torch.rand(count, count).tril() + torch.eye(count)).tolist(), segments)
+    table = diagnose(made)
+    assert table.attrs["undefined"] == undefined_measures(made) == missing
+    nan = {name for name in MEASURES if table[name].isna().any()}
+    assert nan == set(missing)
