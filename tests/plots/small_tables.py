@@ -119,3 +119,63 @@ def controlled():
     return table.assign(
         **estimate("difference", value), **estimate("controlled", -value), p_holm=0.2
     )
+
+
+def audited(rules=("paper", "share", "distance alone"), truths=("premise", "knock-out")):
+    """As the audit's summary: a row per rule."""
+    values = np.linspace(0.5, 0.95, len(rules))
+    table = pd.DataFrame({"rule": list(rules)})
+    for truth in truths:
+        table = table.assign(
+            **estimate(f"{truth}_auroc", values), **estimate(f"{truth}_within", values - 0.05)
+        )
+    return table.assign(**estimate("rise", np.where(np.arange(len(rules)) == 2, np.nan, values)))
+
+
+def planted():
+    """Doses, layers, repairs and power, as the experiment makes them."""
+    doses = pd.DataFrame({"failure": ["lock-in"] * 3 + ["noise"] * 2, "dose": [0, 0.2, 0.4, 0, 1]})
+    layers = pd.DataFrame({"failure": ["lock-in"] * 3, "layers": ["0-1", "2-3", "4"]})
+    repairs = pd.DataFrame(
+        {"failure": ["lock-in"] * 2 + ["noise"], "repair": ["OEB .15", "SMI", "OEB .15"]}
+    )
+    rows = [
+        ("lock-in", "lock_in", rule, layer, n)
+        for rule in "ab"
+        for layer in (0, 1)
+        for n in (20, 50)
+    ]
+    power = pd.DataFrame(rows, columns=["failure", "measure", "rule", "layer", "n"])
+    return (
+        doses.assign(**estimate("accuracy", [1, 0.9, 0.5, 1, 0.1])),
+        layers.assign(**estimate("accuracy", [1, 0.9, 0.5])),
+        repairs.assign(
+            **estimate("accuracy", [0.9, 0.5, 0.4]),
+            **estimate("baseline", [0.5, 0.5, 0.45]),
+            p_holm=[0.001, 1.0, 0.4],
+        ),
+        power.assign(power=np.linspace(0, 1, len(rows)), wrong_way=0.0),
+    )
+
+
+def closed_loop():
+    """Windows accused, and loops closed, as the experiment makes them."""
+    accused = pd.DataFrame(
+        [(w, rule, way) for w in ("0-2", "4-6") for rule in ("paper", "share") for way in "xy"],
+        columns=["planted", "rule", "against"],
+    )
+    values = np.linspace(0.1, 0.9, len(accused))
+    loops = pd.DataFrame(
+        {
+            "model": ["planted", "unplanted"],
+            "layers": ["accused", "accused"],
+            "which": ["4-6", "1-3"],
+            "held_out_before": [0.6, 0.8],
+        }
+    )
+    return (
+        accused.assign(**estimate("overlap", values), random=0.4).rename(
+            columns={"overlap": "overlap_mean"}
+        ),
+        loops.assign(**estimate("accuracy", [0.7, np.nan]), **estimate("baseline", [0.6, np.nan])),
+    )
