@@ -245,9 +245,18 @@ class BatchDecoder:
     def _read(self, jobs: Sequence[Job]) -> Rows:
         """The rows of some prompts."""
         ends = end_token_ids(self.view, self.tokenizer)
-        return Rows.of_prompts(
-            self.tokenizer, [job.prompt for job in jobs], self.form, end_ids=ends
+        rows = Rows.of_prompts(
+            self.tokenizer,
+            [job.prompt for job in jobs],
+            self.form,
+            end_ids=ends,
+            prompt_lengths=[job.asked.prompt_length for job in jobs],
         )
+        if any(row.ended for row in rows):
+            raise GenerationError(
+                "expected responses that can go on, got one whose given tokens hold its end"
+            )
+        return rows
 
     @torch.no_grad()
     def _begin(self, view: ModelView, jobs: Sequence[tuple[int, Job]], capacity: int) -> _Batch:

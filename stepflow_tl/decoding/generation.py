@@ -83,8 +83,8 @@ def generate(
     Args:
         model: A `TransformerBridge`, a `HookedTransformer`, or a Hugging Face decoder.
         questions: One prompt, or a sequence of several: a question, a conversation (a list of
-            messages ``{"role", "content"}``, whose last user turn is the question), or token ids
-            (a list, or a tensor [pos]).
+            messages ``{"role", "content"}``, whose last user turn is the question), token ids
+            (a list, or a tensor [pos]), or a response that was `Begun` and is gone on with.
         decoding: How to decode; None for the defaults of `Decoding`.
         tokenizer: The tokenizer; None for the model's own.
         samples: Traces per prompt; None for one.
@@ -253,12 +253,15 @@ def _trace(row: Row, job: Job, seen: ModelView, decoding: Decoding) -> Trace:
         "model": seen.name,
     }
     ids = row.token_ids[: len(reader.texts)]
-    cut = job.limit < decoding.max_new_tokens and reader.response_length == job.limit
+    written = reader.response_length - asked.given
+    cut = job.limit < decoding.max_new_tokens and written == job.limit
     if cut and not reader.ended:
         facts["cut"] = "context"
     ledger = row.reported()
     if ledger:
         facts["ledger"] = ledger
+    if asked.given:
+        facts["given"] = asked.given
     if asked.messages is not None:
         facts["messages"] = [dict(message) for message in asked.messages]
     trace = Trace.of_reader(ids, reader, metadata=facts)

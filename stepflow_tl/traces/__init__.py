@@ -10,13 +10,14 @@ its `rows`.
 
 from stepflow_tl.errors import TraceError, TrackingError
 from stepflow_tl.traces.answers import ResponseParts
-from stepflow_tl.traces.chat import Chat
+from stepflow_tl.traces.chat import Begun, Chat
 from stepflow_tl.traces.formats import Format
 from stepflow_tl.traces.reader import TraceReader, read_response
 from stepflow_tl.traces.rows import Rows
 from stepflow_tl.traces.trace import Segment, Step, Trace
 
 __all__ = [
+    "Begun",
     "Chat",
     "Format",
     "ResponseParts",

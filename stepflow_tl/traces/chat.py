@@ -20,9 +20,6 @@ from stepflow_tl.traces.formats import NEXT_MESSAGE, THINK, Format
 Message: TypeAlias = Mapping[str, Any]
 """One turn of a conversation: ``{"role": "user", "content": "..."}``, as chat templates take it."""
 
-Prompt: TypeAlias = str | Sequence[Message] | Sequence[int] | Tensor | npt.NDArray[np.integer]
-"""What a model is asked: a question, a conversation, or token ids [pos]."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Chat:
@@ -92,30 +89,68 @@ class Chat:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """A response that was begun, and that the model is to go on with, token for token.
+
+    Attributes:
+        token_ids: Prompt and response so far.
+        prompt_length: How many of them are the prompt's.
+        question: What is asked; None for the text of the prompt's question.
+
+    Raises:
+        GenerationError: The prompt is empty, or longer than all tokens.
+    """
+
+    token_ids: tuple[int, ...]
+    prompt_length: int
+    question: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.prompt_length <= len(self.token_ids):
+            raise GenerationError(
+                f"expected a prompt of 1 to {len(self.token_ids)} tokens, as many as were given, "
+                f"got prompt_length={self.prompt_length}"
+            )
+
+
+Prompt: TypeAlias = (
+    str | Sequence[Message] | Sequence[int] | Tensor | npt.NDArray[np.integer] | Begun
+)
+"""What a model is asked: a question, a conversation, token ids [pos], or to go on."""
+
+
+@dataclass(frozen=True)
 class Asked:
     """A prompt in token ids.
 
     Attributes:
-        token_ids: The prompt.
+        token_ids: The prompt, and what of the response is given.
         question: What is asked: the last user turn; None for token ids.
         messages: The conversation; None for a question and for token ids.
+        given: Number of tokens of the response that are given.
     """
 
     token_ids: list[int]
     question: str | None = None
     messages: tuple[Message, ...] | None = None
+    given: int = 0
+
+    @property
+    def prompt_length(self) -> int:
+        """Number of tokens before the response."""
+        return len(self.token_ids) - self.given
 
     @property
     def seed_text(self) -> str:
         """What its random numbers depend on: a question alone, else the token ids."""
-        if self.question is not None and self.messages is None:
+        if self.question is not None and self.messages is None and not self.given:
             return self.question
         return "ids:" + ",".join(map(str, self.token_ids))
 
 
 def is_one_prompt(asked: Any) -> bool:
     """Whether this is one prompt, not a sequence of several."""
-    if isinstance(asked, str):
+    if isinstance(asked, (str, Begun)):
         return True
     if hasattr(asked, "ndim"):
         return bool(asked.ndim < 2)
@@ -127,7 +162,8 @@ def as_prompt(tokenizer: Any, asked: Prompt, *, chat: bool | Chat = True) -> Ask
 
     Args:
         tokenizer: The model's tokenizer.
-        asked: A question, a conversation that the model is to go on with, or token ids.
+        asked: A question, a conversation that the model is to go on with, token ids, or a response
+            that was begun.
         chat: How a question or a conversation is rendered; see `prompt_token_ids`.
 
     Raises:
@@ -135,6 +171,9 @@ def as_prompt(tokenizer: Any, asked: Prompt, *, chat: bool | Chat = True) -> Ask
     """
     if isinstance(asked, str):
         return Asked(prompt_token_ids(tokenizer, asked, chat=chat), asked)
+    if isinstance(asked, Begun):
+        ids = check_token_ids(asked.token_ids, len(tokenizer), GenerationError)
+        return Asked(ids, asked.question, given=len(ids) - asked.prompt_length)
     if hasattr(asked, "tolist"):  # a tensor, an array
         asked = asked.tolist()
     if not isinstance(asked, Sequence) or not asked or isinstance(asked, bytes):

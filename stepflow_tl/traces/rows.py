@@ -288,6 +288,7 @@ class Rows:
         form: Format,
         *,
         end_ids: frozenset[int] = frozenset(),
+        prompt_lengths: Sequence[int] | None = None,
     ) -> Rows:
         """The rows of left-padded prompts, which are read at once.
 
@@ -296,14 +297,16 @@ class Rows:
             prompts: Token ids of each prompt, without padding.
             form: How responses are written.
             end_ids: Ids that end a response.
+            prompt_lengths: Where each response begins, if some of it is given; None for the end.
         """
+        lengths = map(len, prompts) if prompt_lengths is None else prompt_lengths
         longest = max(len(prompt) for prompt in prompts)
         rows = [
             Row(
-                TraceReader(tokenizer, form, prompt_length=len(prompt), end_ids=end_ids),
+                TraceReader(tokenizer, form, prompt_length=length, end_ids=end_ids),
                 longest - len(prompt),
             )
-            for prompt in prompts
+            for prompt, length in zip(prompts, lengths, strict=True)
         ]
         for row, prompt in zip(rows, prompts, strict=True):
             row.read(prompt)
