@@ -50,14 +50,12 @@ def importance(
     if smoothing not in get_args(Smoothing):
         raise SettingError(f"expected smoothing in {list(get_args(Smoothing))}, got {smoothing!r}")
     if rows.empty or rows["arm"].nunique() != 1:
-        raise SettingError(
-            f"expected rows of one arm, got {rows['arm'].unique().tolist() if len(rows) else 'none'}"
-        )
+        raise SettingError(f"expected rows of one arm, got {sorted(set(rows['arm'])) or 'none'}")
     places = [place_of(key) for key in rows["problem"]]
     table = rows.assign(item=[item for item, _ in places], place=[place for _, place in places])
     generator, lines = np.random.default_rng(seed), []
     for item, mine in table.groupby("item", sort=False):
-        by_place = dict(list(mine.groupby("place")))
+        by_place = {int(part["place"].iloc[0]): part for _, part in mine.groupby("place")}
         if sorted(by_place) != list(range(len(by_place))):
             raise SettingError(
                 f"expected every place of {item!r}, got {sorted(by_place)}: run the sweep to its "
@@ -92,7 +90,7 @@ def _step(
 
 
 def answer_divergence(
-    here: Sequence[str | None], after: Sequence[str | None], smoothing: Smoothing = "half"
+    here: Sequence[object], after: Sequence[object], smoothing: Smoothing = "half"
 ) -> float:
     """KL(P here || P after) of answers, in nats; no answer is an answer of its own."""
     answers = sorted({_said(answer) for answer in (*here, *after)})

@@ -23,7 +23,7 @@ from stepflow_tl.traces.tokens import tokenizer_in
 from stepflow_tl.traces.trace import Trace
 
 FORCED = "\n\nTherefore, the final answer is \\boxed{"
-"""What follows the closed thinking where an answer is forced. (thought-anchors writes "answers".)"""
+"""What follows the closed thinking where an answer is forced (thought-anchors: "answers is")."""
 
 
 class Resampling(Task):
@@ -82,7 +82,7 @@ class Resampling(Task):
             for place in range(len(self._traces[item.key].steps_in("thinking")) + 1)
         )
 
-    def ask(self, item: Item, seed: int) -> Any:
+    def ask(self, item: Item, seed: int) -> Begun:
         """What is given: the prompt and the thinking up to the place."""
         key, place = place_of(item.key)
         trace = self._traces[key]
@@ -90,11 +90,11 @@ class Resampling(Task):
         stop = steps[place].start if place < len(steps) else steps[-1].stop
         ids = trace.token_ids[:stop].tolist()
         if self.forced:
-            ids += self._closing(trace)
+            ids += self._closing(trace, trace.token_texts[stop - 1])
         return Begun(tuple(ids), trace.prompt_length, item.question)
 
-    def _closing(self, trace: Trace) -> list[int]:
-        """Token ids that close the thinking of a trace and force an answer."""
+    def _closing(self, trace: Trace, before: str) -> list[int]:
+        """Token ids that close the thinking of a trace and force an answer, after some text."""
         said = {name: value for name, value in trace.read_as.items() if name != "auto"}
         close = Format.from_description(said).summary_open
         if close is None:
@@ -102,7 +102,10 @@ class Resampling(Task):
                 f"expected a trace whose format closes its thinking, got {trace.format_name!r}"
             )
         assert self._tokenizer is not None
-        ids: list[int] = self._tokenizer.encode(f"\n{close}{self._text}", add_special_tokens=False)
+        line = "" if before.endswith("\n") else "\n"
+        ids: list[int] = self._tokenizer.encode(
+            f"{line}{close}{self._text}", add_special_tokens=False
+        )
         return ids
 
     def content(self, item: Item, seed: int) -> str:

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from stepflow_tl.traces.answers import ResponseParts, boxed_answer
+from stepflow_tl.traces.chat import Prompt
 from stepflow_tl.traces.reader import read_response
 
 
@@ -75,7 +76,7 @@ class Task(ABC):
     def items(self) -> tuple[Item, ...]:
         """The questions, in order."""
 
-    def ask(self, item: Item, seed: int) -> str:
+    def ask(self, item: Item, seed: int) -> Prompt:
         """What the model is asked: the question, unless each sample has a wording of its own."""
         return item.question
 

@@ -250,7 +250,10 @@ def rendered_prompt(
     Raises:
         GenerationError: The tokenizer has no chat template.
     """
-    return prompt_text(tokenizer, task.ask(item, seed), chat=chat)
+    asked = task.ask(item, seed)
+    if not isinstance(asked, str):
+        raise SettingError(f"expected a task that asks questions, got {asked!r}")
+    return prompt_text(tokenizer, asked, chat=chat)
 
 
 def _model_type(folder: Path) -> str | None:

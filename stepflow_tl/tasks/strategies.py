@@ -21,6 +21,7 @@ from stepflow_tl.errors import SettingError
 from stepflow_tl.models.base import Model, ModelView
 from stepflow_tl.models.view import view
 from stepflow_tl.traces.answers import ResponseParts
+from stepflow_tl.traces.chat import Prompt
 from stepflow_tl.traces.formats import named_format
 from stepflow_tl.traces.templates import template_of
 from stepflow_tl.traces.tokens import end_token_ids
@@ -86,7 +87,7 @@ class Strategy(ABC):
         """
         return
 
-    def prompt_of(self, question: str) -> str:
+    def prompt_of(self, question: Prompt) -> Prompt:
         """What the model is asked."""
         return question
 
@@ -97,7 +98,7 @@ class Strategy(ABC):
     def solve(
         self,
         model: Model | ModelView,
-        questions: Sequence[str],
+        questions: Sequence[Prompt],
         decoding: Decoding,
         *,
         same_answer: SameAnswer | Sequence[SameAnswer],
@@ -129,7 +130,7 @@ class Strategy(ABC):
     def solve_each(
         self,
         model: Model | ModelView,
-        questions: Sequence[str],
+        questions: Sequence[Prompt],
         decoding: Decoding,
         *,
         same_answer: SameAnswer | Sequence[SameAnswer],
@@ -178,8 +179,10 @@ class ChainOfThought(Strategy):
     name: ClassVar[str] = "chain_of_thought"
     prompt: str = "Let's think step by step."
 
-    def prompt_of(self, question: str) -> str:
+    def prompt_of(self, question: Prompt) -> str:
         """The question, and the prompt after it."""
+        if not isinstance(question, str):
+            raise SettingError(f"expected a question to put a prompt after, got {question!r}")
         return f"{question} {self.prompt}"
 
 

@@ -9,7 +9,6 @@ from stepflow_tl import StepMap, compare_groups, diagnose, step_saliency
 from stepflow_tl.analysis.diagnostics import LOCK_IN, MEASURES, undefined_measures
 from stepflow_tl.traces.trace import Step
 
-
 SUMMARY = (
     "summary_on_thinking",
     "summary_on_summary",

@@ -52,7 +52,7 @@ class TestImportance:
         assert last[["importance", "kl"]].isna().all()
 
     def test_a_missing_answer_in_their_smoothing(self) -> None:
-        """A third of the answers, gone afterwards: ln(1/3 / 1e-9) times a third, less what is more."""
+        """A third of the answers is gone afterwards: ln(1/3 / 1e-9) times a third."""
         found = answer_divergence(["a", "b", "c"], ["a", "b", "b"], "thought-anchors")
         third = 1 / 3
         expected = third * math.log(third / 1e-9) + third * math.log(0.5)
@@ -100,15 +100,16 @@ def test_seeds_are_rollouts(model, traces, tmp_path) -> None:
 
 
 def test_forced_answers(model, traces, tmp_path) -> None:
-    """At the last place the whole thinking is given: the answer is the trace's own."""
-    task = Resampling(TASK, traces, forced=True, tokenizer=model)
+    """Each place is closed at once; what the reasoner then says need not be right."""
+    own = "\n\nThe answer is \\boxed{"  # as the reasoner ends its summaries
+    task = Resampling(TASK, traces, forced=True, tokenizer=model, text=own)
     short = Decoding(max_new_tokens=12, batch_size=8)
     rows = Sweep(task, BASELINE, model=model, decoding=short).run(tmp_path / "forced.sqlite")
     table = importance(rows)
-    last = table.groupby("problem").tail(1)
-    assert (last["accuracy"] == 1.0).all()
+    assert (table["n"] == 1).all()
     for _, row in rows.iterrows():
-        assert "Therefore, the final answer is \\boxed{" in row["response"]
+        assert "\n</think>\n\nThe answer is \\boxed{" in row["response"]
+        assert str(row["answer"]).isdigit()
 
 
 def test_one_is_never_taken_for_another(model, traces) -> None:
