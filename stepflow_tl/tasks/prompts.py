@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stepflow_tl.decoding.settings import PAPER_MAX_NEW_TOKENS
-from stepflow_tl.errors import BenchmarkError
+from stepflow_tl.errors import BenchmarkError, SettingError
 from stepflow_tl.tasks.base import Item, Task
 from stepflow_tl.tasks.records import LETTERS
 from stepflow_tl.tasks.sources import Kind

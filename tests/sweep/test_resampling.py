@@ -108,7 +108,7 @@ def test_forced_answers(model, traces, tmp_path) -> None:
     table = importance(rows)
     assert (table["n"] == 1).all()
     for _, row in rows.iterrows():
-        assert "\n</think>\n\nThe answer is \\boxed{" in row["response"]
+        assert "</think>\n\nThe answer is \\boxed{" in row["response"]
         assert str(row["answer"]).isdigit()
 
 
