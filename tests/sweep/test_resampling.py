@@ -107,9 +107,10 @@ def test_forced_answers(model, traces, tmp_path) -> None:
     rows = Sweep(task, BASELINE, model=model, decoding=short).run(tmp_path / "forced.sqlite")
     table = importance(rows)
     assert (table["n"] == 1).all()
+    answered = rows["answer"].dropna()
+    assert len(answered) > 1 and answered.str.isdigit().all()
     for _, row in rows.iterrows():
         assert "</think>\n\nThe answer is \\boxed{" in row["response"]
-        assert str(row["answer"]).isdigit()
 
 
 def test_one_is_never_taken_for_another(model, traces) -> None:
