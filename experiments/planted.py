@@ -3,9 +3,9 @@
 Lock-in, decay, forgetting and noise of known place and dose are planted in the bundled reasoner
 (`planted_arms`), alone and under every repair, greedily, on the same problems. Then the unplanted
 model's own solutions are run again with the failure in it, and each diagnostic is asked, by each
-rule and layer, whether it sees the dose. A shift of attention is undone by a bridge that shifts it
-back: undoing is not repairing. The harder organisms are the noise, which no intervention inverts,
-and a reasoner that was fine-tuned to lock in (`reasoner/lock_in`).
+rule and layer, whether it sees the dose. What a bridge brings back of a planted shift is an
+undoing, which is not repairing; beside it stand noise, which no shift of mass inverts, and a
+reasoner that was fine-tuned to lock in (`reasoner/lock_in`), whose failure is in its weights.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from stepflow_tl.interventions import (
 )
 
 LOOK_UP = (4, 5, 6)
-"""Layers of the bundled reasoner that look premises up (docs/audits.md)."""
+"""Layers of the bundled reasoner that look premises up (`audit`)."""
 
 LOCK_IN, FORGETTING, DECAY, NOISE = 0.4, 0.7, 0.5, 0.8
 """The dose of each that repairs are tried at: where a third to a half of the answers are lost."""

@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from parts import Parts
-from planted_arms import DECAY, FORGETTING, LOCK_IN, bridge, decay, forgetting, lock_in, momentum
+from planted_arms import (
+    DECAY,
+    FORGETTING,
+    LOCK_IN,
+    LOOK_UP,
+    bridge,
+    decay,
+    forgetting,
+    lock_in,
+    momentum,
+)
 from scipy.stats import ttest_ind
 from tqdm import tqdm
 
@@ -37,6 +47,9 @@ EXPECTED = {
     "decay": {"summary_on_thinking": -1},
 }
 """The measures that are named after each failure, and which way it moves them."""
+
+PLACE = {"lock-in": LOOK_UP}
+"""Layers that a failure was planted in; the others in all."""
 
 DOSE = {"lock-in": LOCK_IN, "forgetting": FORGETTING, "decay": DECAY}
 SIZES = (20, 50, 100)
@@ -124,6 +137,7 @@ def slopes(looked: pd.DataFrame) -> pd.DataFrame:
                 "measure": measure,
                 "rule": rule,
                 "layer": layer,
+                "planted": layer in PLACE.get(failure, (layer,)),
                 "slope": float(slope.mean()),
                 "slope_low": low,
                 "slope_high": high,
@@ -157,6 +171,7 @@ def power(looked: pd.DataFrame, draws: int = 500) -> pd.DataFrame:
                     "measure": measure,
                     "rule": rule,
                     "layer": layer,
+                    "planted": layer in PLACE.get(failure, (layer,)),
                     "n": size,
                     "power": float(((found.pvalue < 0.05) & right).mean()),
                     "wrong_way": float(((found.pvalue < 0.05) & ~right).mean()),

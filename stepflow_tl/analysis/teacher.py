@@ -193,6 +193,13 @@ def compared(
         q = new[at].double().log_softmax(-1)
         nll[at] = -q.gather(-1, following[at, None].to(q.device))[:, 0].cpu()
         p = base[at].double().log_softmax(-1)
-        gap = (p - q).masked_fill_(p == -torch.inf, 0.0)
-        kl[at] = (p.exp_() * gap).sum(-1).cpu()
+        kl[at] = divergence(p, q).cpu()
     return kl, nll
+
+
+def divergence(
+    log_p: Float[Tensor, "*#batch vocab"], log_q: Float[Tensor, "*#batch vocab"]
+) -> Float[Tensor, "*batch"]:
+    """KL(p || q) of log-probabilities, in nats; what p excludes counts nothing."""
+    gap = (log_p - log_q).masked_fill(log_p == -torch.inf, 0.0)
+    return (log_p.exp() * gap).sum(-1)

@@ -44,8 +44,8 @@ def repair(
 ) -> None:
     """Diagnose a model, choose layers and strength on held-out problems, repair, measure again.
 
-    What is chosen is never reported on. A diagnosis is no proof: docs/results.md says how often it
-    accuses the right layers.
+    What is chosen is never reported on. A diagnosis is no proof: experiments/closed_loop.py
+    measures how often it accuses the right layers.
 
     Example: stepflow-tl repair --problems "16 17" --n 50
     """

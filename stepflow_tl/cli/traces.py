@@ -111,11 +111,21 @@ def saliency(
     out: Annotated[Path | None, typer.Option(help="Save the map here (.safetensors).")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw shallow and deep maps here.")] = None,
     rule: Annotated[
-        str, typer.Option(help="attention_x_gradient, signed, gradient, attention or jacobian.")
+        str,
+        typer.Option(
+            help="attention_x_gradient, signed, gradient, attention, attention_x_value, jacobian "
+            "or rollout."
+        ),
     ] = "attention_x_gradient",
     objective: Annotated[
-        str, typer.Option(help="token (the paper), sequence (its code), summary or answer.")
+        str,
+        typer.Option(
+            help="token (the paper), logit, margin, sequence (its code), summary or answer."
+        ),
     ] = "token",
+    pool: Annotated[
+        str, typer.Option(help="mean (the paper), sum, or share of each token's row.")
+    ] = "mean",
     backend: Annotated[
         str, typer.Option(help="hooks, fused (long traces), or auto, which chooses.")
     ] = "auto",
@@ -147,6 +157,7 @@ def saliency(
         _read_trace(trace, loaded),
         rule=rule,  # type: ignore[arg-type]
         objective=objective,  # type: ignore[arg-type]
+        pool=pool,  # type: ignore[arg-type]
         backend=backend,  # type: ignore[arg-type]
         chunk=chunk,
         checkpointing=checkpointing,

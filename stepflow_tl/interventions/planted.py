@@ -2,9 +2,9 @@
 
 Each takes a share of a row's attention from some keys and gives it to others, so that a failure
 stands where it was put and nowhere else. What diagnostics say of a model with one, and what a
-repair brings back, can then be held against the truth. They are no repairs: `PlantedLockIn` is
-nearly the inverse of the map of `OddsEqualBridge`, which undoes it; see `PlantedNoise` for a
-failure that no intervention inverts.
+repair brings back, can then be held against the truth. `OddsEqualBridge` moves mass the other way,
+so that what it brings back of a planted shift is an undoing; see `PlantedNoise` for a failure that
+no shift of mass inverts.
 """
 
 from __future__ import annotations

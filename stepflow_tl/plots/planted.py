@@ -31,7 +31,8 @@ def figure_planted(
         by_layers: ``failure, layers`` and the same.
         repairs: ``failure, repair``, ``accuracy`` and ``baseline`` (the failure alone) with
             intervals, ``p_holm``.
-        power: ``failure, measure, rule, layer, n, power, wrong_way``.
+        power: ``failure, measure, rule, layer, n, power`` and ``planted``: whether the failure is
+            in that layer.
 
     Raises:
         ValueError: A table is empty, or lacks columns.
@@ -43,7 +44,10 @@ def figure_planted(
     wanted = ["failure", "repair", *_ACCURACY, *interval_columns("baseline"), "p_holm"]
     repairs = checked_table(repairs, "figure_planted", "repair", wanted)
     power = checked_table(
-        power, "figure_planted", "diagnostic", ["failure", "measure", "rule", "layer", "n", "power"]
+        power,
+        "figure_planted",
+        "diagnostic",
+        ["failure", "measure", "rule", "planted", "n", "power"],
     )
     count = len(repairs) + 1.4 * repairs["failure"].nunique()
     with mpl.rc_context(STYLE):
@@ -80,9 +84,10 @@ def _layers(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def _power(ax: Axes, table: pd.DataFrame) -> None:
-    """Mean over the layers of the failure's place is left to the table: here the best layer."""
-    best = table.groupby(["failure", "measure", "rule", "n"], sort=False)["power"].max()
-    wide = best.reset_index()
+    """Mean over the layers where the failure is."""
+    there = table[table["planted"].astype(bool)]
+    means = there.groupby(["failure", "measure", "rule", "n"], sort=False)["power"].mean()
+    wide = means.reset_index()
     wide = wide[wide["n"] == wide["n"].max()]
     names = [f"{f}: {m}" for f, m in zip(wide["failure"], wide["measure"], strict=True)]
     wide = wide.assign(name=names)
@@ -104,7 +109,7 @@ def _power(ax: Axes, table: pd.DataFrame) -> None:
         )
     ax.set_xticks(range(len(rules)), [literal(rule) for rule in rules], fontsize=8)
     ax.set_yticks(range(len(rows)), [literal(row.replace("_", " ")) for row in rows], fontsize=8)
-    ax.set_title(f"Who sees it: power at n = {int(table['n'].max())}, best layer")
+    ax.set_title(f"Who sees it: power at n = {int(table['n'].max())}, its layers")
 
 
 def _repairs(ax: Axes, table: pd.DataFrame) -> None:

@@ -54,7 +54,7 @@ def step_saliency(
         M[l, i, j] = mean_{t in step i, k in step j} I[l, t, k]                (2)
 
     Whatever interventions and hooks are attached to the model act in it, too. What each rule is
-    worth is measured: `stepflow_tl.analysis.audit`, docs/audits.md.
+    worth can be measured: `stepflow_tl.analysis.audit`.
 
     Args:
         model: A `TransformerBridge` or `HookedTransformer`; for the fused backend also a plain

@@ -12,7 +12,7 @@ import stepflow_tl
 from stepflow_tl import OddsEqualBridge, StepMomentum, estimate
 from stepflow_tl.cli import app
 from stepflow_tl.integrations.grade_file import Fields
-from stepflow_tl.saliency import Backend, Objective, Rule
+from stepflow_tl.saliency import Backend, Objective, Pool, Rule
 from stepflow_tl.tasks.sources import KINDS
 
 COMMANDS = typer.main.get_command(app).commands
@@ -60,6 +60,7 @@ def test_defaults_are_the_librarys(command: str, what: Any, names: list[str]) ->
     [
         ("saliency", "rule", get_args(Rule)),
         ("saliency", "objective", get_args(Objective)),
+        ("saliency", "pool", get_args(Pool)),
         ("saliency", "backend", get_args(Backend)),
         ("prompt", "kind", KINDS),
         ("grade", "kind", KINDS),

@@ -154,7 +154,7 @@ def planted():
             **estimate("baseline", [0.5, 0.5, 0.45]),
             p_holm=[0.001, 1.0, 0.4],
         ),
-        power.assign(power=np.linspace(0, 1, len(rows)), wrong_way=0.0),
+        power.assign(power=np.linspace(0, 1, len(rows)), planted=power["layer"] == 1),
     )
 
 

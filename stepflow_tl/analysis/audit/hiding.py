@@ -118,6 +118,24 @@ def run_variants(
                 begin = stop
 
 
+def log_probability(
+    trace: Trace, rows: range, queries: range, logits: Float[Tensor, "row query vocab"]
+) -> Float[Tensor, "row"]:
+    """What some queries add to the log-probability of the tokens that follow some rows, in nats.
+
+    Args:
+        trace: The trace.
+        rows: Positions whose next tokens count.
+        queries: Positions that the logits are of.
+        logits: The variants' logits.
+    """
+    wanted = [t - queries.start for t in rows if t in queries]
+    following = trace.token_ids[[queries.start + t + 1 for t in wanted]].to(logits.device)
+    plain = logits[:, wanted].log_softmax(-1)
+    index = following[None, :, None].expand(len(plain), -1, 1)
+    return plain.gather(-1, index)[..., 0].double().sum(-1).cpu()
+
+
 @contextmanager
 def _quickest(view: ModelView, trace: Trace, followed: bool) -> Iterator[ModelView]:
     """The view to run with: of a bridge its decoder, unless somebody's hooks are on it."""

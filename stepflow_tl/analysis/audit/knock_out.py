@@ -10,7 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from stepflow_tl.analysis.audit.hiding import Hide, Variants, pad_token_id, run_variants
+from stepflow_tl.analysis.audit.hiding import (
+    Hide,
+    Variants,
+    log_probability,
+    pad_token_id,
+    run_variants,
+)
+from stepflow_tl.analysis.teacher import divergence
 from stepflow_tl.errors import SettingError, StepMapError
 from stepflow_tl.models.base import Model, ModelView
 from stepflow_tl.models.view import view
@@ -152,19 +159,14 @@ class _Sums:
     def see(self, queries: range, logits: Float[Tensor, "row query vocab"]) -> None:
         """Take some queries."""
         log_p = (logits / self._temperature).log_softmax(-1)
-        kl = divergence(log_p[:1], log_p[1:]).double().cpu()
+        kl = divergence(log_p[:1], log_p[1:]).clamp_min(0.0).double().cpu()
         if self._average == "log_kl":
             kl = (kl + _LOG_FLOOR).log()
         step = self._trace.step_of_token[queries.start : queries.stop]
         on = step != FRAME
         self._kl.index_add_(0, step[on], kl.T[on])
         if self._rows is not None:
-            wanted = [t - queries.start for t in self._rows if t in queries]
-            if wanted:
-                following = self._trace.token_ids[[queries.start + t + 1 for t in wanted]]
-                plain = logits[:, wanted].log_softmax(-1)
-                index = following.to(plain.device)[None, :, None].expand(len(plain), -1, 1)
-                self._said += plain.gather(-1, index)[..., 0].sum(-1).double().cpu()
+            self._said += log_probability(self._trace, self._rows, queries, logits)
 
     def by_step(self) -> Float[Tensor, "query_step hidden"]:
         """Means over the tokens of each step."""
@@ -174,13 +176,6 @@ class _Sums:
     def answer(self) -> Float[Tensor, "hidden"]:
         """Change of the answer's log-probability."""
         return self._said[1:] - self._said[0]
-
-
-def divergence(
-    base: Float[Tensor, "1 query vocab"], other: Float[Tensor, "row query vocab"]
-) -> Float[Tensor, "row query"]:
-    """KL(base || other) of log-probabilities, in nats; never below zero."""
-    return (base.exp() * (base - other)).sum(-1).clamp_min(0.0)
 
 
 def _check(trace: Trace, temperature: float, average: str, hide: str, batch_size: int) -> None:

@@ -17,7 +17,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stepflow_tl.analysis.audit.hiding import Hide, Variants, pad_token_id, run_variants
+from stepflow_tl.analysis.audit.hiding import (
+    Hide,
+    Variants,
+    log_probability,
+    pad_token_id,
+    run_variants,
+)
 from stepflow_tl.errors import StepMapError
 from stepflow_tl.models.base import Model, ModelView
 from stepflow_tl.models.view import view
@@ -155,12 +161,7 @@ def _log_probability(
     total = torch.zeros(len(variants.tokens), dtype=torch.float64)
 
     def see(queries: range, logits: Float[Tensor, "row query vocab"]) -> None:
-        wanted = [t - queries.start for t in rows if t in queries]
-        if wanted:
-            following = trace.token_ids[[queries.start + t + 1 for t in wanted]].to(logits.device)
-            plain = logits[:, wanted].log_softmax(-1)
-            index = following[None, :, None].expand(len(plain), -1, 1)
-            total.add_(plain.gather(-1, index)[..., 0].sum(-1).double().cpu())
+        total.add_(log_probability(trace, rows, queries, logits))
 
     run_variants(seen, trace, variants, see, from_query=rows.start)
     return total

@@ -12,6 +12,7 @@ from torch import Tensor
 from stepflow_tl.analysis.audit.knock_out import KnockOut
 from stepflow_tl.errors import StepMapError
 from stepflow_tl.tasks.word_problems import Problem, Verdict
+from stepflow_tl.traces.cuts import tokens_at
 from stepflow_tl.traces.trace import Step, Trace
 
 
@@ -66,8 +67,11 @@ def with_premises(trace: Trace, problem: Problem) -> Trace:
             f"expected a trace of the problem {problem.question[:60]!r}, got one of "
             f"{question.text[:60]!r}"
         )
+    texts = trace.token_texts[question.start : question.stop]
+    whole = "".join(texts)
+    before += len(whole) - len(whole.lstrip())
     starts = [before, *(before + first for first, _ in problem.premise_spans)]
-    at = _tokens_at(trace, question, starts)
+    at = [question.start + token for token in tokens_at(texts, whole, starts)]
     ends = [*at[1:], question.stop]
     parts = [
         Step(number, "question", start, stop, "".join(trace.token_texts[start:stop]).strip())
@@ -76,20 +80,6 @@ def with_premises(trace: Trace, problem: Problem) -> Trace:
     more = len(parts) - 1
     rest = [replace(step, index=step.index + more) for step in trace.steps[1:]]
     return replace(trace, steps=(*parts, *rest))
-
-
-def _tokens_at(trace: Trace, step: Step, characters: Sequence[int]) -> list[int]:
-    """The token of a step that holds each of some characters of its text, white space apart."""
-    texts = trace.token_texts[step.start : step.stop]
-    whole = "".join(texts)
-    lead = len(whole) - len(whole.lstrip())
-    found, seen, token = [], 0, 0
-    for character in characters:
-        while seen + len(texts[token]) <= character + lead:
-            seen += len(texts[token])
-            token += 1
-        found.append(step.start + token)
-    return found
 
 
 def dependencies(trace: Trace, problem: Problem, verdict: Verdict) -> dict[str, Truth]:
@@ -146,11 +136,7 @@ def labeled_dependencies(trace: Trace) -> Truth:
     Raises:
         StepMapError: No step says what it depends on.
     """
-    of_chunk = {
-        int(step.labels["chunk_idx"]): step.index
-        for step in trace.steps
-        if "chunk_idx" in step.labels
-    }
+    of_chunk = _steps_by_chunk(trace)
     count = len(trace.steps)
     values, known = torch.zeros(count, count), torch.zeros(count, count, dtype=torch.bool)
     earlier = sorted(of_chunk.values())
@@ -170,6 +156,15 @@ def labeled_dependencies(trace: Trace) -> Truth:
     return Truth(name="labels", values=values, known=known)
 
 
+def _steps_by_chunk(trace: Trace) -> dict[int, int]:
+    """Of each number among the labels' own, the step's."""
+    return {
+        int(step.labels["chunk_idx"]): step.index
+        for step in trace.steps
+        if "chunk_idx" in step.labels
+    }
+
+
 def impact_truth(
     trace: Trace, impacts: Sequence[Mapping[str, object]], name: str = "their suppression"
 ) -> Truth:
@@ -184,11 +179,7 @@ def impact_truth(
     Raises:
         StepMapError: No pair of them is a pair of the trace's steps.
     """
-    of_chunk = {
-        int(step.labels["chunk_idx"]): step.index
-        for step in trace.steps
-        if "chunk_idx" in step.labels
-    }
+    of_chunk = _steps_by_chunk(trace)
     count = len(trace.steps)
     values, known = torch.zeros(count, count), torch.zeros(count, count, dtype=torch.bool)
     for row in impacts:

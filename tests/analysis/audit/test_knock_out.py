@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from stepflow_tl.analysis.audit import hiding, knock_out
-from stepflow_tl.analysis.audit.knock_out import divergence
+from stepflow_tl.analysis.teacher import divergence
 from stepflow_tl.errors import SettingError, StepMapError
 from stepflow_tl.interventions import PlantedLockIn, StepFlow
 from stepflow_tl.models.sites import hook_name
