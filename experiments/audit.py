@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     model = load_model(chosen.model, device="cpu")
     made_of = common.made_of(model)
-    parts = Parts(chosen.out / "audit.sqlite", made_of)
+    parts = Parts(chosen.out / "audit-parts.sqlite", made_of)
     cases = list(_cases(chosen, model, parts))
     cost = cost_of(model, cases[0].trace, parts, f"reasoner/{cases[0].problem}")
     summaries = {"reasoner": summary(cases, cost)}

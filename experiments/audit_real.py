@@ -79,7 +79,7 @@ def run(chosen: common.Options) -> Found:
         raise SystemExit("expected --solutions or --traces beside --real, got neither")
     model = load_model(given.real or chosen.model, device="cpu")
     made_of = common.made_of(model)
-    parts = Parts(chosen.out / "audit.sqlite", made_of)
+    parts = Parts(chosen.out / "audit-parts.sqlite", made_of)
     name = "own file" if chosen.fast else made_of["model"]
     if solutions is not None:
         few = 1 if chosen.fast else given.real_n

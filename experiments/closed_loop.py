@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     single_thread()
     chosen = common.options("closed_loop", __doc__, argv, n=100, problems="8", fast="2", fast_n=4)
     model = load_model(chosen.model, device="cpu")
-    parts = Parts(chosen.out / "closed_loop.sqlite", common.made_of(model))
+    parts = Parts(chosen.out / "closed_loop-parts.sqlite", common.made_of(model))
     held_out = WordProblems(n=chosen.n, difficulties=chosen.task.difficulties, seed=HELD_OUT_SEED)
     n_layers = int(model.cfg.n_layers)
     windows = [tuple(range(a, a + WIDTH)) for a in range(n_layers - WIDTH + 1)]

@@ -42,13 +42,13 @@ N_SEEN = 100
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the experiment, or go on with it."""
     single_thread()
-    chosen = common.options("planted", __doc__, argv, n=200, problems="8", fast="2", fast_n=3)
+    chosen = common.options("planted", __doc__, argv, n=200, problems="8", fast="2", fast_n=5)
     every = arms()
     if chosen.fast:
-        every = {name: every[name] for name in [*list(every)[:3], *_first_repairs()]}
+        every = {name: every[name] for name in _few(every)}
     rows = common.sweep(chosen, every)
     model = load_model(chosen.model, device="cpu")
-    parts = Parts(chosen.out / "planted.sqlite", common.made_of(model))
+    parts = Parts(chosen.out / "planted-parts.sqlite", common.made_of(model))
     solved = rows[(rows["arm"] == "baseline") & rows["correct"]].head(6 if chosen.fast else N_SEEN)
     looked = looks(model, solved, parts, fast=chosen.fast)
     tables = {
@@ -69,9 +69,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
-def _first_repairs() -> list[str]:
-    """For tests: one repair of one failure."""
-    return [planted_arm("lock-in"), f"lock-in + {next(iter(REPAIRS['lock-in'][1]))}"]
+def _few(every: Iterable[str]) -> list[str]:
+    """For tests: a dose, a place, and one failure with one repair."""
+    place = next(name for name in every if "layers" in name)
+    repair = f"lock-in + {next(iter(REPAIRS['lock-in'][1]))}"
+    return [next(iter(every)), place, planted_arm("lock-in"), repair]
 
 
 def _dose_arms() -> Iterable[tuple[str, tuple[Any, ...]]]:

@@ -133,6 +133,7 @@ def _repairs(ax: Axes, table: pd.DataFrame) -> None:
     for label, text in zip(ax.get_yticklabels(), labels, strict=True):
         if not text.startswith("+"):
             label.set_fontweight("bold")
-    ax.set(ylim=(at - 0.4, -0.7), xlim=(-3, 103), xlabel="accuracy (%)")
-    ax.set_title("What repairs bring back (gray: the failure alone; filled: p < 0.05, Holm)")
+    ax.set(ylim=(at - 0.4, -0.7), xlim=(-3, 103))
+    ax.set_title("What repairs bring back", loc="left")
+    ax.set_xlabel("accuracy (%); gray: the failure alone; filled: p < 0.05, Holm")
     ax.grid(axis="x", alpha=0.3)

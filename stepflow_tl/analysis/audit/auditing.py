@@ -112,7 +112,7 @@ class _Pairs:
 
 def _row(
     pairs: Sequence[_Pairs],
-    scores: Sequence[Float[Tensor, "query_step key_step"]],
+    scores: Sequence[Float[Tensor, "_ _"]],
     units: np.ndarray,
     seed: int,
     resamples: int,
