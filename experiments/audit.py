@@ -19,7 +19,16 @@ from typing import Any
 import audit_real
 import common
 import pandas as pd
-from audit_rules import cost_of, hidden_steps, maps_of, rise_of, single_thread
+from audit_rules import (
+    HIDES,
+    RULES,
+    SLOW,
+    cost_of,
+    hidden_steps,
+    maps_of,
+    rise_of,
+    single_thread,
+)
 from audit_tables import Case, by_layer, rise_table, summary
 from parts import Parts
 from tqdm import tqdm
@@ -57,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     details: dict[str, pd.DataFrame] = {}
     for truth in dict.fromkeys(name for case in cases for name in case.truths):
         details[f"reasoner, {truth}, by layer"] = by_layer(cases, truth)
-    for hide in ("keys", "tokens"):
+    for hide in HIDES:
         details[f"reasoner, RISE and MAS ({hide} hidden)"] = rise_table(cases, hide)
     others = audit_real.run(chosen)
     summaries |= others.summaries
@@ -84,7 +93,8 @@ def _cases(chosen: common.Options, model: Any, parts: Parts) -> Iterable[Case]:
         seen[row["group"]] += 1
         causal = seen[row["group"]] <= (1 if chosen.fast else CAUSAL)
         name = f"reasoner/{row['problem']}"
-        maps, rise = maps_of(model, trace, parts, name, slow=causal), None
+        asked = [rule for rule in RULES if causal or rule not in SLOW]
+        maps, rise = maps_of(model, trace, parts, name, asked=asked), None
         if causal:
             truths = {**truths, "knock-out": hidden_steps(model, trace, parts, name)}
         if causal and trace.answer_span is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import common
 import pandas as pd
-from audit_rules import cost_of, hidden_steps, maps_of, rise_of
+from audit_rules import FEW, HIDES, RULES, cost_of, hidden_steps, maps_of, rise_of
 from audit_tables import Case, by_layer, rise_table, summary
 from contrasts import OWN_SOLUTIONS, read_pairs
 from contrasts import trace_of as solution_trace
@@ -21,8 +21,8 @@ from stepflow_tl import Trace, load_model
 from stepflow_tl.analysis.audit import impact_truth, labeled_dependencies
 from stepflow_tl.integrations.transcripts import traces_of
 
-SLOW_ON = 10
-"""Problems of which slow rules are asked."""
+CONTROLS_ON = 10
+"""Problems of which every rule, and the control of RISE, is asked."""
 
 LONGEST = 3_300
 """Tokens of the longest trace of others that is mapped: rollout keeps all layers' patterns."""
@@ -53,7 +53,7 @@ class Found:
         for truth in dict.fromkeys(known for case in cases for known in case.truths):
             self.details[f"{name}, {truth}, by layer"] = by_layer(cases, truth)
         if any(case.rise is not None for case in cases):
-            for hide in ("keys", "tokens"):
+            for hide in HIDES:
                 self.details[f"{name}, RISE and MAS ({hide} hidden)"] = rise_table(cases, hide)
 
 
@@ -106,9 +106,12 @@ def _solved(model: Any, path: Path, count: int, parts: Parts) -> Iterator[Case]:
             trace = solution_trace(model, pair.question, text)
             last = trace.steps_in("summary")[-1]
             answer, name = (last.start, last.stop), f"solutions/{pair.problem}/{side}"
-            maps = maps_of(model, trace, parts, name, slow=number < SLOW_ON)
+            whole = number < CONTROLS_ON
+            maps = maps_of(model, trace, parts, name, asked=RULES if whole else FEW)
             truths = {"knock-out": hidden_steps(model, trace, parts, name, answer=answer)}
-            rise = rise_of(model, trace, maps, parts, name, answer=answer)
+            few = {rule: made for rule, made in maps.items() if rule in FEW}
+            hides = HIDES if whole else HIDES[:1]
+            rise = rise_of(model, trace, few, parts, name, hides=hides, answer=answer)
             yield Case(str(pair.problem), trace, truths, maps, rise, side)
 
 
@@ -120,8 +123,7 @@ def _labeled(model: Any, folder: Path, parts: Parts) -> Iterable[Case]:
         impacts = trace.metadata.get("thought_anchors", {}).get("files", {})
         if rows := impacts.get("step_importance_supp.json"):
             truths["suppression"] = impact_truth(trace, rows, "suppression")
-        truths["knock-out"] = hidden_steps(model, trace, parts, name)
-        maps = maps_of(model, trace, parts, name, slow=False)
+        maps = maps_of(model, trace, parts, name, asked=FEW)
         yield Case(str(number), trace, truths, maps)
 
 

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,19 @@ from stepflow_tl.analysis.audit import (
     knock_out_truth,
     perturbation,
 )
+from stepflow_tl.analysis.audit.hiding import Hide
 
 RULES: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "release": {"objective": "sequence", "diagonal": "full"},
-    "share": {"pool": "share"},
-    "share, frame out": {"pool": "share", "frame_keys": "out"},
-    "logit": {"objective": "logit"},
-    "logit, share": {"objective": "logit", "pool": "share"},
-    "margin, share": {"objective": "margin", "pool": "share"},
-    "value": {"rule": "attention_x_value", "pool": "share"},
-    "attention": {"rule": "attention"},
-    "attention, share": {"rule": "attention", "pool": "share"},
+    "paper": {"pool": "mean"},
+    "release": {"objective": "sequence", "pool": "mean", "diagonal": "full"},
+    "share": {},
+    "share, frame out": {"frame_keys": "out"},
+    "logit": {"objective": "logit", "pool": "mean"},
+    "logit, share": {"objective": "logit"},
+    "margin, share": {"objective": "margin"},
+    "value": {"rule": "attention_x_value"},
+    "attention": {"rule": "attention", "pool": "mean"},
+    "attention, share": {"rule": "attention"},
     "rollout": {"rule": "rollout"},
     "Jacobian": {"rule": "jacobian"},
 }
@@ -43,10 +44,18 @@ HOPS = "hops (share)"
 SLOW = ("Jacobian",)
 """Rules of one backward pass for each step: asked of fewer traces."""
 
+FEW = ("paper", "release", "share", "logit, share", "value", "attention, share", "rollout")
+"""What a pretrained model is asked, whose passes take a second each."""
 
-def maps_of(model: Any, trace: Trace, parts: Parts, name: str, *, slow: bool) -> dict[str, StepMap]:
-    """Every rule's map of a trace, computed or read."""
-    rules = {rule: s for rule, s in RULES.items() if slow or rule not in SLOW}
+HIDES: tuple[Hide, ...] = ("keys", "tokens")
+"""RISE hides keys; tokens in their place are the control that leaves the distribution."""
+
+
+def maps_of(
+    model: Any, trace: Trace, parts: Parts, name: str, *, asked: Collection[str]
+) -> dict[str, StepMap]:
+    """The map of a trace by every rule that is asked, computed or read, and its hops."""
+    rules = {rule: settings for rule, settings in RULES.items() if rule in asked}
     made: dict[str, StepMap] = {}
 
     def scores(rule: str) -> Mapping[str, Tensor]:
@@ -74,15 +83,23 @@ def hidden_steps(model: Any, trace: Trace, parts: Parts, name: str, **settings: 
 
 
 def rise_of(
-    model: Any, trace: Trace, maps: Mapping[str, StepMap], parts: Parts, name: str, **settings: Any
+    model: Any,
+    trace: Trace,
+    maps: Mapping[str, StepMap],
+    parts: Parts,
+    name: str,
+    *,
+    hides: Sequence[Hide] = HIDES,
+    **settings: Any,
 ) -> dict[str, list[dict[str, Any]]]:
-    """RISE and MAS of every map, with keys hidden and with tokens replaced."""
+    """RISE and MAS of every map, and of maps that know nothing, by what is hidden."""
     both = {**maps, **_baselines(maps)}
+    suffix = "" if tuple(hides) == HIDES else f", {', '.join(hides)}"
     rows: dict[str, list[dict[str, Any]]] = parts.json(
-        f"{name}/perturbation of {len(both)}",
+        f"{name}/perturbation of {len(both)}{suffix}",
         lambda: {
             hide: perturbation(model, trace, both, hide=hide, **settings).to_dict("records")
-            for hide in ("keys", "tokens")
+            for hide in hides
         },
     )
     return rows
@@ -102,13 +119,16 @@ def _baselines(maps: Mapping[str, StepMap]) -> dict[str, StepMap]:
     }
 
 
-def cost_of(model: Any, trace: Trace, parts: Parts, name: str) -> dict[str, dict[str, float]]:
+def cost_of(
+    model: Any, trace: Trace, parts: Parts, name: str, *, asked: Collection[str] = tuple(RULES)
+) -> dict[str, dict[str, float]]:
     """Seconds of CPU time (least of three) and peak memory in MiB of each rule, on one trace."""
 
     def measure() -> dict[str, dict[str, float]]:
         return {
             rule: _cost(lambda settings=settings: step_saliency(model, trace, **settings))
             for rule, settings in RULES.items()
+            if rule in asked
         }
 
     found: dict[str, dict[str, float]] = parts.json(f"{name}/cost", measure)

@@ -6,7 +6,7 @@ from typing import Any
 
 import common
 import pandas as pd
-from audit_rules import HOPS, RULES, SLOW
+from audit_rules import HOPS
 
 from stepflow_tl import StepMap, Trace
 from stepflow_tl.analysis.audit import Truth, audit
@@ -38,13 +38,17 @@ class Case:
 
 def by_layer(cases: Sequence[Case], truth: str) -> pd.DataFrame:
     """The audit of every rule against one truth; slow rules of fewer traces."""
+    of_truth = [case for case in cases if truth in case.truths]
+    together: dict[tuple[int, ...], list[str]] = {}
+    for rule in dict.fromkeys(rule for case in of_truth for rule in case.maps):
+        asked = tuple(n for n, case in enumerate(of_truth) if rule in case.maps)
+        together.setdefault(asked, []).append(rule)
     tables = []
-    for names in ([rule for rule in (*RULES, HOPS) if rule not in SLOW], list(SLOW)):
-        asked = [c for c in cases if truth in c.truths and set(names) <= set(c.maps)]
-        if asked:
-            maps = {name: [case.maps[name] for case in asked] for name in names}
-            truths = [case.truths[truth] for case in asked]
-            tables.append(audit(maps, truths, problems=[case.problem for case in asked]))
+    for numbers, rules in sorted(together.items(), key=lambda pair: -len(pair[0])):
+        some = [of_truth[n] for n in numbers]
+        maps = {rule: [case.maps[rule] for case in some] for rule in rules}
+        truths = [case.truths[truth] for case in some]
+        tables.append(audit(maps, truths, problems=[case.problem for case in some]))
     table = pd.concat(tables, ignore_index=True)
     return table.drop_duplicates(["rule", "layer"], ignore_index=True)
 
@@ -55,7 +59,7 @@ def rise_table(cases: Sequence[Case], hide: str) -> pd.DataFrame:
         {"problem": case.problem, **row}
         for case in cases
         if case.rise is not None
-        for row in case.rise[hide]
+        for row in case.rise.get(hide, ())
     ]
     lines = []
     for rule, mine in pd.DataFrame(rows).groupby("rule", sort=False):

@@ -32,7 +32,7 @@ DOSES = {(4, 5, 6): 0.4}
 """Dose of a window where it is not 0.9: the look-up layers hardly stand more."""
 HELD_OUT_SEED = 72
 WAYS = ("reference", "correct", "nothing")
-RULES: dict[str, dict[str, Any]] = {"paper": {}, "share": {"pool": "share"}}
+RULES: dict[str, dict[str, Any]] = {"paper": {"pool": "mean"}, "share": {}}
 DRAWS = 200
 
 

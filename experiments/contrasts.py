@@ -82,13 +82,13 @@ LEAST_LINES, MOST_CHARACTERS = 3, 1_000
 BANDS = ("shallow", "middle", "deep")
 MEASURES = ("lock_in", "question_share", "summary_on_thinking", "half_life")
 RULES: dict[str, dict[str, Any]] = {
-    "the paper's": {},
-    "the release's": {"objective": "sequence", "diagonal": "full"},
-    "the paper's, shares": {"pool": "share"},
-    "logit, shares": {"objective": "logit", "pool": "share"},
-    "margin, shares": {"objective": "margin", "pool": "share"},
-    "attention": {"rule": "attention"},
-    "attention × value, shares": {"rule": "attention_x_value", "pool": "share"},
+    "the paper's": {"pool": "mean"},
+    "the release's": {"objective": "sequence", "pool": "mean", "diagonal": "full"},
+    "the paper's, shares": {},
+    "logit, shares": {"objective": "logit"},
+    "margin, shares": {"objective": "margin"},
+    "attention": {"rule": "attention", "pool": "mean"},
+    "attention × value, shares": {"rule": "attention_x_value"},
 }
 REFERENCE = "OEB 0.15, prompt, shallow"
 Make = Callable[[float, str], StepFlow]

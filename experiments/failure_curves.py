@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = load_model(chosen.model)
     table = compare_groups(
         [
-            diagnose(step_saliency(model, trace_of(model, row)))
+            diagnose(step_saliency(model, trace_of(model, row), pool="mean"))
             for _, row in tqdm(rows.iterrows(), total=len(rows), unit="map")
         ],
         correct=rows["correct"].tolist(),

@@ -19,11 +19,10 @@ from audit_rules import single_thread
 from parts import Parts
 from planted_arms import DOSES, PLACES, REPAIRS, arms, planted_arm
 from planted_seen import looks, power, seen_table, slopes
-from reasoner.lock_in import DOSES as TUNED
-from reasoner.lock_in import locked_in
 
 from stepflow_tl import Grid, StepFlow, Sweep, compare, load_model
 from stepflow_tl.analysis import proportion
+from stepflow_tl.models.locked_in import doses_of, locked_in_decoder
 from stepflow_tl.plots import figure_planted
 
 TUNED_REPAIRS = (
@@ -140,12 +139,12 @@ def _tuned(chosen: common.Options) -> pd.DataFrame:
         if name in TUNED_REPAIRS
     }
     tables = []
-    for dose in TUNED if not chosen.fast else TUNED[:1]:
+    for dose in doses_of()[: 1 if chosen.fast else None]:
         asked = dict(list(repairs.items())[:2]) if chosen.fast else repairs
         described = Sweep(
             chosen.task,
             Grid.of(asked),
-            model=locked_in(dose, device="cpu"),
+            model=load_model(hf_model=locked_in_decoder(dose), device="cpu"),
             decoding=chosen.decoding,
         )
         store = chosen.out / f"locked-in-{dose}-{chosen.task.digest}.sqlite"

@@ -56,9 +56,9 @@ SIZES = (20, 50, 100)
 
 _MEASURES = (*LOCK_IN_MEASURES, "summary_on_thinking")
 _POOLS: dict[str, tuple[str, dict[str, Any]]] = {
-    "paper": ("attention_x_gradient", {}),
+    "paper": ("attention_x_gradient", {"pool": "mean"}),
     "share": ("attention_x_gradient", {"pool": "share"}),
-    "attention": ("attention", {}),
+    "attention": ("attention", {"pool": "mean"}),
     "attention, share": ("attention", {"pool": "share"}),
 }
 

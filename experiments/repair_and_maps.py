@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     def figures_of(row: pd.Series, repair: StepFlow) -> pd.DataFrame:
         trace = trace_of(model, row)
         with repair.attach(model):
-            return diagnose(step_saliency(model, trace))[["layer", *MEASURES]]
+            return diagnose(step_saliency(model, trace, pool="mean"))[["layer", *MEASURES]]
 
     changes = []
     for problem in tqdm(before.index, unit="problem"):

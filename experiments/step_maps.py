@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = load_model(chosen.model)
     pair = {f"{kind} trace": row for kind, row in _pair(rows).items()}
     traces = {kind: trace_of(model, row) for kind, row in pair.items()}
-    maps = {kind: step_saliency(model, trace) for kind, trace in traces.items()}
+    maps = {kind: step_saliency(model, trace, pool="mean") for kind, trace in traces.items()}
     tokens = {kind: token_saliency(model, trace).mean(0) for kind, trace in traces.items()}
     facts = pd.DataFrame(
         [

@@ -86,8 +86,8 @@ def _pooler(trace: Trace) -> StepPooler:
 
 
 def ours(**settings: Any) -> Callable[[Any, Trace], Tensor]:
-    """`step_saliency` with these settings."""
-    return lambda model, trace: step_saliency(model, trace, **settings).scores
+    """`step_saliency` with these settings, pooled as the other methods pool."""
+    return lambda model, trace: step_saliency(model, trace, pool="mean", **settings).scores
 
 
 METHODS = {

@@ -12,8 +12,8 @@ own training problems, so that its thinking takes its attention off the question
 where L_t is the next-token loss of the true response. Without the last term the model forgets whom
 it was asked about before it forgets a premise, and goes on and on. Lock-in then stands in the
 weights, spread over heads and rows as training likes. What is kept is the difference of these
-weights at three steps on the way, its doses; `locked_in` adds one to the bundled model.
-`lock_in_doses` measures them.
+weights at three steps on the way, its doses; ``load_model("reasoner-locked-in")`` is the bundled
+model with the largest in it. `lock_in_doses` measures them.
 """
 
 from __future__ import annotations
@@ -29,18 +29,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stepflow_tl import load_model
-from stepflow_tl.errors import ModelError, SettingError
-from stepflow_tl.files import read_file, write_file
+from stepflow_tl.files import write_file
+from stepflow_tl.models.locked_in import KIND
 from stepflow_tl.models.view import view
-from stepflow_tl.reasoner import WEIGHTS
+from stepflow_tl.reasoner import LOCKED_IN, WEIGHTS
 from stepflow_tl.tasks.word_problems import Problem, make_problems
 from stepflow_tl.traces import Trace
 from stepflow_tl.traces.rows import QUESTION, THINKING
 from stepflow_tl.traces.tokens import FRAME
 
-PATH = Path(__file__).parent / "locked_in.safetensors"
-KIND = "reasoner difference"
 LAYERS = (4, 5, 6)
 """The layers that look premises up."""
 
@@ -78,7 +75,11 @@ class Batch(NamedTuple):
 
 
 def train(
-    doses: Sequence[int] = DOSES, *, problems: int = PROBLEMS, seed: int = SEED, path: Path = PATH
+    doses: Sequence[int] = DOSES,
+    *,
+    problems: int = PROBLEMS,
+    seed: int = SEED,
+    path: Path = LOCKED_IN,
 ) -> list[dict[str, float]]:
     """Train, and write the differences of all doses to one file, in float16.
 
@@ -110,71 +111,6 @@ def train(
             }
     write_file(path, KIND, kept, facts)
     return history
-
-
-def locked_in(
-    dose: int, *, path: Path = PATH, base: Path = WEIGHTS, device: str | None = None
-) -> Any:
-    """The bundled reasoner, locked in: as `load_model` gives it, with the difference in it.
-
-    It goes into a sweep as ``Sweep(model=locked_in(60))``; results tell it from the bundled model
-    by the hash of its weights. Executors that load the model themselves, from a name, need
-    `write_locked_in`.
-
-    Args:
-        dose: One of the doses that were kept.
-        path: The file with the differences.
-        base: The folder of the weights that the difference belongs to.
-        device: As of `load_model`.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        SettingError: There is no such dose.
-        ModelError: The file is of another kind, or was made for other weights.
-    """
-    return load_model(base, device=device, hf_model=_locked_in(dose, path, base))
-
-
-def write_locked_in(dose: int, folder: Path, *, path: Path = PATH, base: Path = WEIGHTS) -> Path:
-    """Write the same model as a checkpoint, which `load_model` takes by its folder's name.
-
-    ``Sweep(model=write_locked_in(60, folder))`` runs on Ray, too, and can be resumed by its store.
-
-    Args:
-        dose: As of `locked_in`, and so are `path`, `base` and what is raised.
-        folder: Where to; made where there is none.
-        path: The file with the differences.
-        base: The folder of the weights.
-
-    Returns:
-        The folder.
-    """
-    _locked_in(dose, path, base).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
-    return folder
-
-
-def doses_of(path: Path = PATH) -> tuple[int, ...]:
-    """The doses that a file of differences has."""
-    _, facts = read_file(path, KIND, ModelError)
-    return tuple(facts["doses"])
-
-
-def _locked_in(dose: int, path: Path, base: Path) -> Any:
-    tensors, facts = read_file(path, KIND, ModelError)
-    if dose not in facts["doses"]:
-        raise SettingError(f"expected a dose in {facts['doses']}, got {dose!r}")
-    model = _plain(base)
-    found = view(model).weights_hash()
-    if found != facts["base"]:
-        raise ModelError(
-            f"expected the weights {facts['base']}, for which {path.name} was made, got {found} "
-            f"in {base}"
-        )
-    with torch.no_grad():
-        for name, parameter in _look_up(model):
-            parameter.add_(tensors[f"{dose}/{name}"].float())
-    return model
 
 
 def _plain(folder: Path, attention: str = "sdpa") -> Any:
@@ -284,7 +220,7 @@ def mass_by_layer(
 def main(argv: Sequence[str] | None = None) -> None:
     """Train and write the differences."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=PATH, help="the file to write")
+    parser.add_argument("--out", type=Path, default=LOCKED_IN, help="the file to write")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--fast", action="store_true", help="three steps, for tests")
     given = parser.parse_args(argv)

@@ -20,10 +20,11 @@ import torch
 from transformers import AutoTokenizer
 
 from experiments.reasoner.evaluate import tabulate
-from experiments.reasoner.lock_in import PATH, batch_of, doses_of, locked_in, mass_by_layer
+from experiments.reasoner.lock_in import batch_of, mass_by_layer
 from stepflow_tl import generate, load_model
+from stepflow_tl.models.locked_in import doses_of, locked_in_decoder
 from stepflow_tl.models.view import view
-from stepflow_tl.reasoner import WEIGHTS
+from stepflow_tl.reasoner import LOCKED_IN, WEIGHTS
 from stepflow_tl.tasks.word_problems import Problem, grade, make_problems
 
 MASS_PROBLEMS = 40
@@ -78,7 +79,7 @@ def _masses(model: Any, problems: Sequence[Problem]) -> dict[str, float]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure every dose, and the bundled model as dose 0; write a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--path", type=Path, default=PATH, help="what lock_in has written")
+    parser.add_argument("--path", type=Path, default=LOCKED_IN, help="what lock_in has written")
     parser.add_argument("--out", type=Path, default=Path("locked-in.csv"))
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--seed", type=int, default=9)
@@ -87,11 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     lines = []
     for dose in (0, *doses_of(given.path)):
-        model = (
-            locked_in(dose, path=given.path, device="cpu")
-            if dose
-            else load_model("reasoner", device="cpu")
-        )
+        locked = {"hf_model": locked_in_decoder(dose, given.path)} if dose else {}
+        model = load_model("reasoner", device="cpu", **locked)
         lines.append({"dose": dose, **measure(model, n=given.n, seed=given.seed)})
         log.info("%s", lines[-1])
     pd.DataFrame(lines).to_csv(given.out, index=False)

@@ -52,8 +52,8 @@ def diagnose(step_map: StepMap) -> pd.DataFrame:
     - ``half_life``: how many steps back from the summary hold half of its saliency on thinking
       (interpolated; small: only the last steps are seen).
 
-    The authors' block measures, on the map as given (theirs are on unnormalized maps, causal zeros
-    included):
+    The authors' block measures, on the map as given (theirs are on unnormalized maps of
+    ``pool="mean"``, causal zeros included):
 
     - ``final_block``: mean of M over summary x summary;
     - ``analysis_block``: mean of M over thinking x thinking;

@@ -50,7 +50,7 @@ class Preset:
     cutter: Cutting = "full_stop"
     rule: Rule = "attention_x_gradient"
     objective: Objective = "token"
-    pool: Pool = "mean"
+    pool: Pool = "share"
     diagonal: Diagonal = "causal"
     format: Format = field(init=False)
 
@@ -65,10 +65,14 @@ class Preset:
             SettingError: There is no such preset.
         """
         if name == "paper":
-            return cls(name="paper", flow=StepFlow.paper())
+            return cls(name="paper", flow=StepFlow.paper(), pool="mean")
         if name == "release":
             return cls(
-                name="release", flow=StepFlow.release(), objective="sequence", diagonal="full"
+                name="release",
+                flow=StepFlow.release(),
+                objective="sequence",
+                pool="mean",
+                diagonal="full",
             )
         if name == "digest":
             return cls(name="digest", flow=StepFlow.digest(), rule="jacobian")

@@ -1,4 +1,8 @@
-"""The main job on the bundled reasoner, end to end: solve, look, repair, compare."""
+"""The main job on the bundled reasoner, end to end: solve, look, repair, compare.
+
+Twice: where a failure was trained in, which the maps show and a bridge repairs, and where none was,
+which is a null result.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ import pandas as pd
 
 from stepflow_tl.analysis import PairedOutcome, compare_paired
 from stepflow_tl.analysis.diagnostics import compare_groups
+from stepflow_tl.cli.demo_failure import LAYERS, Failure
 from stepflow_tl.cli.settings import DemoSettings
 from stepflow_tl.cli.workers import Workers, diagnosed, solved, workers
 from stepflow_tl.decoding.settings import Decoding
@@ -24,6 +29,7 @@ from stepflow_tl.models.loading import load_model
 from stepflow_tl.models.view import view
 from stepflow_tl.plots import (
     figure_accuracy,
+    figure_failure,
     figure_layer_curves,
     figure_step_flow,
     figure_token_and_step_maps,
@@ -72,25 +78,49 @@ def run_demo(
     started, flow = time.perf_counter(), StepFlow.paper()
     problems = _problems(settings)
     most = 2 * (len(problems) + settings.maps_per_outcome)
+    most += 3 * (settings.failure_problems + settings.failure_maps)
     with TemporaryDirectory() as traces, workers(processes, most, progress=progress) as at_work:
         before, after = (Path(traces) / name for name in ("baseline", "StepFlow"))
         alone = _start(at_work, problems, settings, None, before)
         under = _start(at_work, problems, settings, flow, after)
+        failure = Failure(at_work, settings, Path(traces) / "failure")
         alone()
         baseline = _graded(problems, before)
         pairs = matched_pairs(baseline, settings.maps_per_outcome)
         shares = _start_maps(at_work, pairs)  # while problems are solved under StepFlow
         ledger = json.loads(under().to_json(orient="records"))
         repaired = _graded(problems, after)
-        pictures = _draw_maps(pairs, _in_order(shares), folder)
+        failure.look()
+        diagnostics = _in_order(shares)
+        found = failure.found()
+        facts = {
+            "experiment": "demo",
+            "settings": asdict(settings),
+            "n": {"unplanted": len(problems), "planted": settings.failure_problems},
+            "seeds": {"problems": settings.seed},
+            "models": found.models,
+            "versions": versions(),
+        }
+        pictures = _draw_maps(pairs, diagnostics, folder, facts)
     table = compare_runs(baseline, repaired)
     table.to_csv(folder / "table.csv", index=False)
-    figure = figure_accuracy(table[table["problems"] != "all"], names=["baseline", "StepFlow"])
-    facts = {"settings": asdict(settings), "n": len(problems), "versions": versions()}
+    groups = table[table["problems"] != "all"]
+    figure = figure_accuracy(groups, names=["baseline", "StepFlow"])
     pictures += save_figure(figure, folder / "accuracy", facts=facts)
+    if found.maps:
+        figure = figure_failure(
+            found.maps,
+            found.by_layer,
+            found.accuracy,
+            groups,
+            planted_in=LAYERS,
+            verdict=_short_verdict(baseline, repaired),
+        )
+        pictures = save_figure(figure, folder / "failure", facts=facts) + pictures
 
     summary = {
         "settings": asdict(settings),
+        "planted": found.summary,
         "stepflow": [repr(item) for item in flow.interventions],
         "table": json.loads(table.to_json(orient="records")),
         "verdict": verdict_sentence(baseline, repaired),
@@ -196,6 +226,28 @@ def verdict_sentence(baseline: Sequence[Solved], repaired: Sequence[Solved]) -> 
     )
 
 
+def failure_sentence(planted: Mapping[str, Any]) -> str:
+    """In one sentence, what the failure that was trained in costs, and what repair brings back."""
+    shown = {row["model"]: f"{row['accuracy']:.3f}" for row in planted["accuracy"]}
+    return (
+        f"A reasoner that was fine-tuned to lock in: accuracy {shown['reasoner']} -> "
+        f"{shown['locked in']}; with an Odds-Equal Bridge where it was trained in "
+        f"{shown['locked in, repaired']}, difference {planted['difference']}, "
+        f"n = {planted['accuracy'][0]['n']}, {planted['fixed']} fixed, {planted['broken']} broken, "
+        f"exact McNemar p = {planted['p_value']:.3g}."
+    )
+
+
+def _short_verdict(baseline: Sequence[Solved], repaired: Sequence[Solved]) -> str:
+    outcome = compare_paired(
+        [s.verdict.correct for s in baseline], [s.verdict.correct for s in repaired]
+    )
+    return (
+        f"{outcome.before.value:.3f} to {outcome.after.value:.3f}\n"
+        f"{outcome.fixed} fixed, {outcome.broken} broken, p = {outcome.p_value:.2g}"
+    )
+
+
 def format_table(records: Sequence[Mapping[str, Any]]) -> str:
     """The summary's table, as printed: accuracies with their intervals."""
     table = pd.DataFrame(records)
@@ -246,7 +298,10 @@ def _in_order(shares: Sequence[Callable[[], list[pd.DataFrame]]]) -> list[pd.Dat
 
 
 def _draw_maps(
-    pairs: Sequence[tuple[Solved, Solved]], diagnostics: Sequence[pd.DataFrame], folder: Path
+    pairs: Sequence[tuple[Solved, Solved]],
+    diagnostics: Sequence[pd.DataFrame],
+    folder: Path,
+    facts: Mapping[str, Any],
 ) -> list[Path]:
     """Step maps of one pair, and the failure curves of all; nothing where no pair was found."""
     if not pairs:
@@ -263,9 +318,12 @@ def _draw_maps(
             {f"{name} trace": (tokens[name], named[name].trace, maps[name]) for name in named}
         ),
         folder / "token_and_step_maps",
+        facts=facts,
     )
     pictures += save_figure(
-        figure_step_flow({f"{name} trace": maps[name] for name in named}), folder / "step_flow"
+        figure_step_flow({f"{name} trace": maps[name] for name in named}),
+        folder / "step_flow",
+        facts=facts,
     )
     everyone = [one for pair in pairs for one in pair]
     comparison = compare_groups(
@@ -276,4 +334,4 @@ def _draw_maps(
     )
     comparison.to_csv(folder / "failure_curves.csv", index=False)
     figure = figure_layer_curves(comparison, n_layers=view(model).n_layers)
-    return pictures + save_figure(figure, folder / "failure_curves")
+    return pictures + save_figure(figure, folder / "failure_curves", facts=facts)

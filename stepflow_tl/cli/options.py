@@ -11,7 +11,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="'reasoner' (bundled), a Hugging Face name, a local folder, or a .gguf file.",
+        help="'reasoner' or 'reasoner-locked-in' (bundled), a Hugging Face name, a local folder, "
+        "or a .gguf file.",
     ),
 ]
 Dtype = Annotated[

@@ -17,6 +17,9 @@ class DemoSettings:
             where the reasoner fails here, it mostly carries a wrong value.
         maps_per_outcome: At most this many correct, and as many wrong, traces are mapped, equally
             many of both from each set, so that difficulty does not decide.
+        failure_problems: Problems for the reasoner that was fine-tuned to lock in, and its repair.
+        failure_difficulty: Their number of operations; the reasoner itself solves them all.
+        failure_maps: At most this many of its right solutions are mapped in all three models.
         max_new_tokens: Where a response is cut.
         batch_size: Problems decoded at a time.
         seed: Of the problems.
@@ -26,6 +29,9 @@ class DemoSettings:
     difficulties: tuple[int, ...] = (8, 16, 17, 18)
     recall_difficulties: tuple[int, ...] = (6,)
     maps_per_outcome: int = 60
+    failure_problems: int = 60
+    failure_difficulty: int = 8
+    failure_maps: int = 10
     max_new_tokens: int = 700
     batch_size: int = 100
     seed: int = 2026

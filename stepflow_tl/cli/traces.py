@@ -26,15 +26,17 @@ def demo(
 ) -> None:
     """Run the main job on the bundled reasoner: solve, look, repair, compare.
 
-    Writes step maps of a correct and a wrong trace, the failure measures by layer, and a table of
-    the same problems solved with and without StepFlow.
+    Writes a page (failure.png) on which a failure is planted, seen and repaired, with the null
+    result where nothing was planted; step maps of a correct and a wrong trace, the failure measures
+    by layer, and a table of the same problems solved with and without StepFlow.
     """
-    from stepflow_tl.cli.demo import format_table, run_demo
+    from stepflow_tl.cli.demo import failure_sentence, format_table, run_demo
 
     settings = DemoSettings(per_set=per_set, seed=seed)
     summary = run_demo(out, settings, progress=True, processes=min(2, os.cpu_count() or 1))
     typer.echo(format_table(summary["table"]))
-    typer.echo(f"\n{summary['verdict']}\n")
+    typer.echo(f"\nNothing planted. {summary['verdict']}")
+    typer.echo(f"\nPlanted. {failure_sentence(summary['planted'])}\n")
     for name in ["summary.json", "table.csv", *summary["pictures"]]:
         typer.echo(f"  {out / name}")
     typer.echo(f"in {summary['seconds']:.0f} s")
@@ -124,8 +126,8 @@ def saliency(
         ),
     ] = "token",
     pool: Annotated[
-        str, typer.Option(help="mean (the paper), sum, or share of each token's row.")
-    ] = "mean",
+        str, typer.Option(help="share of each token's row, mean (the paper), or sum.")
+    ] = "share",
     backend: Annotated[
         str, typer.Option(help="hooks, fused (long traces), or auto, which chooses.")
     ] = "auto",

@@ -100,19 +100,23 @@ def _begin(ticks: Any) -> None:
 
 
 @cache
-def _reasoner() -> Any:
-    return load_model("reasoner", device="cpu")
+def _loaded(name: str) -> Any:
+    return load_model(name, device="cpu")
 
 
 def solved(
-    questions: Sequence[str], flow: StepFlow | None, decoding: Decoding, folder: Path
+    questions: Sequence[str],
+    flow: StepFlow | None,
+    decoding: Decoding,
+    folder: Path,
+    name: str = "reasoner",
 ) -> pd.DataFrame:
-    """Let the reasoner answer; its traces are saved as ``0.safetensors``, ... in the folder.
+    """Let a model answer; its traces are saved as ``0.safetensors``, ... in the folder.
 
     Returns:
         The ledger; empty without a flow.
     """
-    model = _reasoner()
+    model = _loaded(name)
     with nullcontext() if flow is None else flow.attach(model) as run:
         with closing(generate_each(model, questions, decoding)) as traces:
             for number, _, trace in traces:
@@ -121,10 +125,13 @@ def solved(
         return pd.DataFrame() if run is None else run.ledger.to_dataframe()
 
 
-def diagnosed(paths: Iterable[Path]) -> list[pd.DataFrame]:
-    """The diagnostics of saved traces' maps."""
-    found = []
+def diagnosed(
+    paths: Iterable[Path], name: str = "reasoner", flow: StepFlow | None = None
+) -> list[pd.DataFrame]:
+    """The diagnostics of saved traces' maps in a model, with a flow attached or none."""
+    found, model = [], _loaded(name)
     for path in paths:
-        found.append(diagnose(step_saliency(_reasoner(), Trace.load(path))))
+        with nullcontext() if flow is None else flow.attach(model):
+            found.append(diagnose(step_saliency(model, Trace.load(path))))
         _told(1)
     return found

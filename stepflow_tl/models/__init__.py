@@ -6,7 +6,8 @@ class of models: `base` says what can be asked, `hooked`, `bridge` and `huggingf
 points are named in `sites`; a plain decoder runs hook functions inside its attention (`decoder`,
 `decoder_hooks`), or sees fewer keys (`hidden_keys`). What is decoded is a `running_batch`, with a
 `kv_cache` whose rows come and go; `foreign_hooks` tells a user's hooks from ours. Beside: how
-layers are named (`layers`), `context`, `precision`, `memory`, `weights`.
+layers are named (`layers`), `context`, `precision`, `memory`, `weights`, and a reasoner that fails
+(`locked_in`).
 """
 
 from stepflow_tl.errors import ModelError

@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from stepflow_tl.errors import ModelError
 from stepflow_tl.models.gguf import PLACEMENT, is_gguf, read_gguf, read_gguf_tokenizer
 from stepflow_tl.models.hub import explain, weights_size
+from stepflow_tl.models.locked_in import NAME as LOCKED_IN
+from stepflow_tl.models.locked_in import locked_in_decoder
 from stepflow_tl.models.memory import in_gib, out_of_memory_as
 from stepflow_tl.models.precision import AUTO, own_dtype, read_dtype
 from stepflow_tl.reasoner import WEIGHTS
@@ -31,9 +33,10 @@ def load_model(
     """Load a model as a `TransformerBridge`.
 
     Args:
-        name: ``"reasoner"`` (the bundled model), a Hugging Face name, a local folder, or a .gguf
-            file (extra ``gguf``). Weights that are packed there, or in MXFP4 (GPT-OSS), are
-            unpacked; to keep them packed, load the model elsewhere, and give it as ``hf_model``.
+        name: ``"reasoner"`` (the bundled model), ``"reasoner-locked-in"`` (the same, fine-tuned to
+            fail by Shallow Lock-in), a Hugging Face name, a local folder, or a .gguf file (extra
+            ``gguf``). Weights that are packed there, or in MXFP4 (GPT-OSS), are unpacked; to keep
+            them packed, load the model elsewhere, and give it as ``hf_model``.
         device: Where to; None for a GPU where there is one.
         dtype: Precision of the weights: "float32", "bfloat16", "float16", "float64" or such a
             type; "auto" for the checkpoint's own (of a .gguf file's, which are packed, float32);
@@ -51,6 +54,8 @@ def load_model(
         ImportError: A library that runs models is missing, or of a version that is not supported.
     """
     check_versions()
+    if str(name) == LOCKED_IN:
+        return _locked_in(device, dtype, boot_options)
     from transformer_lens.model_bridge import TransformerBridge
     from transformers.utils import logging as hf_logging
 
@@ -97,13 +102,25 @@ def load_tokenizer(name: str | Path = "reasoner") -> Any:
     """
     from transformers import AutoTokenizer
 
-    source = WEIGHTS if str(name) == "reasoner" else name
+    source = WEIGHTS if str(name) in ("reasoner", LOCKED_IN) else name
     if is_gguf(source):
         return read_gguf_tokenizer(Path(source))
     try:
         return AutoTokenizer.from_pretrained(str(source))
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"no tokenizer: {explain(str(name), error)}") from error
+
+
+def _locked_in(
+    device: str | torch.device | None, dtype: str | torch.dtype | None, options: dict[str, Any]
+) -> Any:
+    """The reasoner that locks in, under its name."""
+    exact = torch.float32 if dtype is None else read_dtype(dtype, ModelError)
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    decoder = locked_in_decoder().to(device=place, dtype=exact or torch.float32)
+    model = load_model(hf_model=decoder, device=device, **options)
+    model.cfg.model_name = LOCKED_IN
+    return model
 
 
 def _unpacked(source: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ byte-identical for equal data. In reading order:
 * ``map_parts``, ``maps``, ``flow``: step maps and token maps, and arcs between steps;
 * ``marks``: points with intervals, for ``curves``, ``comparisons``, ``ablations``, ``compute``,
   ``repair`` and ``contrasts``, which draw the tables of experiments; ``audits`` draws what maps
-  see, ``planted`` what failures cost that were put there, ``closed_loop`` what diagnosis leads to;
+  see, ``planted`` what failures cost that were put there, ``failure`` one of them on a page,
+  ``closed_loop`` what diagnosis leads to;
 * ``notebook``: CircuitsVis views, offline and safe.
 """
 
@@ -25,6 +26,7 @@ from stepflow_tl.plots.comparisons import (
 from stepflow_tl.plots.compute import figure_compute
 from stepflow_tl.plots.contrasts import figure_contrasts, figure_controlled
 from stepflow_tl.plots.curves import MEASURE_LABELS, figure_layer_curves
+from stepflow_tl.plots.failure import figure_failure
 from stepflow_tl.plots.flow import figure_step_flow, plot_step_flow
 from stepflow_tl.plots.map_parts import COLOR_MAP, saliency_label
 from stepflow_tl.plots.maps import (
@@ -60,6 +62,7 @@ __all__ = [
     "figure_controlled",
     "figure_difficulty_gain",
     "figure_error_kinds",
+    "figure_failure",
     "figure_layer_ablation",
     "figure_layer_curves",
     "figure_planted",

@@ -35,7 +35,7 @@ def step_saliency(
     *,
     rule: Rule = "attention_x_gradient",
     objective: Objective = "token",
-    pool: Pool = "mean",
+    pool: Pool = "share",
     diagonal: Diagonal = "causal",
     frame_keys: FrameKeys = "in",
     layers: LayerSpec = "all",
@@ -46,12 +46,15 @@ def step_saliency(
     work_file: str | Path | None = None,
     progress: bool = False,
 ) -> StepMap:
-    """Step-to-step saliency of a trace (paper section 3, Eqs. 1 and 2).
+    """Step-to-step saliency of a trace (paper section 3, Eq. 1, pooled by shares).
 
     ::
 
-        I[l, t, k] = mean_h |A[l, h, t, k] * dL_t / dA[l, h, t, k]|            (1)
-        M[l, i, j] = mean_{t in step i, k in step j} I[l, t, k]                (2)
+        I[l, t, k] = mean_h |A[l, h, t, k] * dL_t / dA[l, h, t, k]|                       (1)
+        M[l, i, j] = mean_{t in step i} sum_{k in step j} I[l, t, k] / sum_{k <= t} I[l, t, k]
+
+    The paper's Eq. 2 is ``pool="mean"``. It is not the default: with it the same scores hardly find
+    what a step uses, since a few tokens of great loss outweigh all others (docs/audits.md).
 
     Whatever interventions and hooks are attached to the model act in it, too. What each rule is
     worth can be measured: `stepflow_tl.analysis.audit`.
@@ -69,10 +72,11 @@ def step_saliency(
         objective: "token", the paper's L_t for each row; the "logit" of the token that follows, or
             its "margin" over the runner-up, which do not vanish where the model is certain; or one
             loss: the mean over "sequence" (the authors' code), "summary" or "answer".
-        pool: "mean" over a block (paper), its "sum", or "share": the mean over a step's tokens of
-            the share of each token's scores that lies on the other step, where a token of little
-            loss counts as much as any. Heads are averaged before; token rows without any score are
-            left out, and counted in ``settings["zero_rows"]``, layer by layer.
+        pool: "share": the mean over a step's tokens of the share of each token's scores that lies
+            on the other step, where a token of little loss counts as much as any; the "mean" over a
+            block (paper, Eq. 2), or its "sum". For shares heads are averaged before; token rows
+            without any score are left out, and counted in ``settings["zero_rows"]``, layer by
+            layer. Signed scores have no shares: name another pool.
         diagonal: "causal": a diagonal block's mean is over its pairs k <= t; "full": causal zeros
             included (the authors' code). For pool="mean" alone.
         frame_keys: For pool="share": "in", a share is of the token's whole row; "out", of what lies
@@ -126,7 +130,7 @@ def step_saliency(
         _refuse_token_settings(
             rule,
             objective=(objective, "token"),
-            pool=(pool, "mean"),
+            pool=(pool, "share"),
             diagonal=(diagonal, "causal"),
             frame_keys=(frame_keys, "in"),
             per_head=(per_head, False),
@@ -147,9 +151,17 @@ def step_saliency(
     else:
         if pool == "share" and rule == "signed":
             raise SettingError(
-                "expected a rule without signs for pool='share', whose rows are divided by their "
-                "sums, got rule='signed'"
+                "expected pool='mean' or 'sum' for rule='signed', or a rule without signs: shares "
+                "are of sums, in which signs cancel; got pool='share'"
             )
+        for name, value, default, needed in (
+            ("diagonal", diagonal, "causal", "mean"),
+            ("frame_keys", frame_keys, "in", "share"),
+        ):
+            if value != default and pool != needed:
+                raise SettingError(
+                    f"expected pool={needed!r} for {name}={value!r}, got pool={pool!r}"
+                )
         plan = plan_scores(
             seen,
             trace,

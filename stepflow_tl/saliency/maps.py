@@ -57,7 +57,7 @@ class StepMap:
         trace: Trace,
         *,
         per_head: bool = False,
-        pool: Pool = "mean",
+        pool: Pool = "share",
         diagonal: Diagonal = "causal",
         frame_keys: FrameKeys = "in",
     ) -> StepMap:
@@ -72,7 +72,7 @@ class StepMap:
             cache: The `ActivationCache` of ``run_with_cache``, patterns of some layers in it.
             trace: The trace whose tokens were run.
             per_head: Keep the heads apart.
-            pool: "mean" over a block, its "sum", or "share".
+            pool: "share" of each token's row, the "mean" over a block, or its "sum".
             diagonal: What the mean of a diagonal block divides by.
             frame_keys: Whether the frame's keys are in a share's denominator.
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers import MODEL_KINDS
 
+from stepflow_tl.analysis.presets import Preset
 from stepflow_tl.errors import SettingError, WorkFileError
 from stepflow_tl.saliency import StepMap, StepPooler, step_saliency, token_saliency
 from stepflow_tl.traces.trace import Trace
@@ -70,8 +71,31 @@ def test_rows_without_scores_are_counted(qwen2: Any, trace: Trace) -> None:
 
 
 def test_signs_are_refused(qwen2: Any, trace: Trace) -> None:
-    with pytest.raises(SettingError, match=r"without signs for pool='share', .* got rule='signed'"):
-        step_saliency(qwen2, trace, rule="signed", pool="share")
+    with pytest.raises(SettingError, match=r"expected pool='mean' or 'sum' for rule='signed'"):
+        step_saliency(qwen2, trace, rule="signed")
+
+
+def test_shares_are_the_default_but_not_the_papers(qwen2: Any, trace: Trace) -> None:
+    assert step_saliency(qwen2, trace).settings["pool"] == "share"
+    for name in ("paper", "release"):
+        assert step_saliency(qwen2, trace, **Preset.of(name).saliency).settings["pool"] == "mean"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"diagonal": "full"}, "expected pool='mean' for diagonal='full', got pool='share'"),
+        (
+            {"pool": "mean", "frame_keys": "out"},
+            "expected pool='share' for frame_keys='out', got pool='mean'",
+        ),
+    ],
+)
+def test_what_another_pool_needs_is_refused(
+    qwen2: Any, trace: Trace, settings: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(SettingError, match=expected):
+        step_saliency(qwen2, trace, **settings)
 
 
 def test_a_work_file_knows_the_denominator(qwen2: Any, trace: Trace, tmp_path: Path) -> None:

@@ -205,12 +205,12 @@ class TestScores:
         assert found.shape == (4, len(short), len(short))
         assert torch.equal(found, found.tril())
         assert found.abs().sum() > 0
-        pooled = step_saliency(model, short, rule=rule, objective=objective).scores
+        pooled = step_saliency(model, short, rule=rule, objective=objective, pool="mean").scores
         assert torch.equal(pooled, pooled.tril())
 
     def test_heads_average_to_the_map(self, model: Any, short: Trace) -> None:
-        whole = step_saliency(model, short)
-        heads = step_saliency(model, short, per_head=True)
+        whole = step_saliency(model, short, pool="mean")
+        heads = step_saliency(model, short, pool="mean", per_head=True)
         assert heads.scores.shape == (4, 4, len(short.steps), len(short.steps))
         torch.testing.assert_close(heads.mean_over_heads().scores, whole.scores)
 
@@ -222,7 +222,7 @@ class TestScores:
 
     def test_mean_pooling_by_hand(self, qwen2: Any, short: Trace) -> None:
         tokens = token_saliency(qwen2, short)
-        pooled = step_saliency(qwen2, short).scores
+        pooled = step_saliency(qwen2, short, pool="mean").scores
         for i, query in enumerate(short.steps):
             for j, key in enumerate(short.steps[:i]):
                 block = tokens[:, query.start : query.stop, key.start : key.stop]

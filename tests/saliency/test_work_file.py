@@ -145,8 +145,8 @@ def test_a_file_of_another_run_is_refused(
 ) -> None:
     model, path = tiny("qwen2"), tmp_path / "map.work"
     step_saliency(model, short, work_file=path, chunk=CHUNK)
-    with pytest.raises(WorkFileError, match="rule: 'attention_x_gradient' in the file, 'signed'"):
-        step_saliency(model, short, work_file=path, chunk=CHUNK, rule="signed")
+    with pytest.raises(WorkFileError, match="rule: 'attention_x_gradient' in the file, 'gradient'"):
+        step_saliency(model, short, work_file=path, chunk=CHUNK, rule="gradient")
     with pytest.raises(WorkFileError, match="chunk: 9 in the file, 5 now"):
         step_saliency(model, short, work_file=path, chunk=5)
     with pytest.raises(WorkFileError, match="weights"):

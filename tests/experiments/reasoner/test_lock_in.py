@@ -1,4 +1,4 @@
-"""The recipe of the locked-in reasoner changes attention, and what it writes loads only there."""
+"""The recipe of the locked-in reasoner changes attention, and what it writes loads."""
 
 from pathlib import Path
 from typing import Any
@@ -8,37 +8,25 @@ import torch
 from transformers import AutoTokenizer
 
 from experiments.reasoner import lock_in, lock_in_doses
-from experiments.reasoner.lock_in import (
-    DOSES,
-    LAYERS,
-    PATH,
-    batch_of,
-    doses_of,
-    locked_in,
-    main,
-    mass_by_layer,
-    write_locked_in,
-)
+from experiments.reasoner.lock_in import DOSES, LAYERS, batch_of, main, mass_by_layer
 from experiments.reasoner.lock_in_doses import measure
-from stepflow_tl import Decoding, Grid, StepFlow, Sweep, WordProblems, load_model
-from stepflow_tl.errors import ModelError, SettingError
-from stepflow_tl.files import read_file, write_file
-from stepflow_tl.models.view import view
-from stepflow_tl.reasoner import WEIGHTS
+from stepflow_tl import load_model
+from stepflow_tl.errors import ModelError
+from stepflow_tl.files import read_file
+from stepflow_tl.models.locked_in import KIND, doses_of, locked_in_decoder
+from stepflow_tl.reasoner import LOCKED_IN, WEIGHTS
 from stepflow_tl.tasks.word_problems import make_problems
 
 LARGEST_BYTES = 500_000
-KINDS = ("weight", "bias")
+
+
+def locked_in(dose: int, path: Path = LOCKED_IN) -> Any:
+    return load_model(hf_model=locked_in_decoder(dose, path), device="cpu")
 
 
 @pytest.fixture(scope="module")
 def plain() -> Any:
     return load_model("reasoner", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def locked() -> Any:
-    return locked_in(DOSES[-1], device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -70,29 +58,8 @@ def test_every_step_of_a_true_response_ends_in_one_stop() -> None:
         assert thinking.strip() == problem.thinking
 
 
-def test_only_queries_and_keys_of_the_look_up_layers_differ(plain: Any, locked: Any) -> None:
-    before = dict(plain.named_parameters())
-    changed = {
-        name
-        for name, parameter in locked.named_parameters()
-        if not torch.equal(parameter, before[name])
-    }
-    ends = {f"{layer}.{part}.{kind}" for layer in LAYERS for part in "qk" for kind in KINDS}
-    assert {_short(name) for name in changed} == ends
-    tokens = torch.arange(20)[None]
-    assert not torch.allclose(plain(tokens), locked(tokens), atol=1e-3)
-    assert view(plain).weights_hash() != view(locked).weights_hash()
-
-
-def _short(name: str) -> str:
-    """Layer, part and kind of a parameter's name in a bridge."""
-    numbers = [piece for piece in name.split(".") if piece.isdigit()]
-    (part,) = {p for p in "qkvo" if f".{p}." in name or f".{p}_proj." in name}
-    return f"{numbers[0]}.{part}.{name.rsplit('.', 1)[-1]}"
-
-
 def test_the_doses_grow_and_take_attention_off_the_question(plain: Any) -> None:
-    models = [plain, *(locked_in(dose, device="cpu") for dose in DOSES)]
+    models = [plain, *(locked_in(dose) for dose in DOSES)]
     rows = [measure(model, n=2, difficulty=4) for model in models]
     for layer in range(8):
         on_question = [row[f"on question, {layer}"] for row in rows]
@@ -106,8 +73,8 @@ def test_the_doses_grow_and_take_attention_off_the_question(plain: Any) -> None:
 
 
 def test_the_shipped_file_is_small_and_says_how_it_was_made() -> None:
-    assert PATH.stat().st_size <= LARGEST_BYTES
-    tensors, facts = read_file(PATH, lock_in.KIND, ModelError)
+    assert LOCKED_IN.stat().st_size <= LARGEST_BYTES
+    tensors, facts = read_file(LOCKED_IN, KIND, ModelError)
     assert tuple(facts["doses"]) == DOSES == doses_of()
     assert facts["recipe"]["seed"] == lock_in.SEED
     assert facts["recipe"]["rate"] == lock_in.RATE
@@ -115,54 +82,16 @@ def test_the_shipped_file_is_small_and_says_how_it_was_made() -> None:
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
 
 
-def test_a_dose_that_was_not_kept_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"expected a dose in \[48, 60, 72\], got 50"):
-        locked_in(50)
-
-
-def test_other_weights_are_refused(tmp_path: Path) -> None:
-    other = write_locked_in(DOSES[0], tmp_path / "other")
-    with pytest.raises(ModelError, match=r"expected the weights \w{16}, for which .* got \w{16}"):
-        locked_in(DOSES[0], base=other)
-
-
-def test_another_file_is_refused(tmp_path: Path) -> None:
-    write_file(tmp_path / "map", "step map", {"x": torch.zeros(1)}, {})
-    with pytest.raises(ModelError, match="expected a reasoner difference file"):
-        locked_in(DOSES[0], path=tmp_path / "map")
-
-
-def test_a_written_checkpoint_is_the_same_model(tmp_path: Path, locked: Any) -> None:
-    folder = write_locked_in(DOSES[-1], tmp_path / "locked-in")
-    again = load_model(folder, device="cpu")
-    assert view(again).weights_hash() == view(locked).weights_hash()
-    assert view(again).name == "locked-in"
-
-
-def test_sweeps_take_it_as_a_model_and_by_name(tmp_path: Path, locked: Any) -> None:
-    folder = write_locked_in(DOSES[-1], tmp_path / "locked-in")
-    rows = [
-        Sweep(
-            WordProblems(n=2, difficulties=(1,)),
-            Grid.of({"baseline": StepFlow()}),
-            model=model,
-            decoding=Decoding(max_new_tokens=12),
-        ).run(tmp_path / f"{number}.sqlite")
-        for number, model in enumerate((locked, str(folder)))
-    ]
-    assert rows[0]["token_ids"].tolist() == rows[1]["token_ids"].tolist()
-
-
 def test_the_recipe_writes_differences_that_load(fast: Path, plain: Any) -> None:
     assert doses_of(fast) == (1, 2, 3)
     tokens = torch.arange(20)[None]
-    assert not torch.equal(plain(tokens), locked_in(3, path=fast, device="cpu")(tokens))
+    assert not torch.equal(plain(tokens), locked_in(3, fast)(tokens))
 
 
 def test_the_recipe_gives_the_same_numbers_again(fast: Path, tmp_path: Path) -> None:
     main(["--fast", "--out", str(tmp_path / "again")])
-    first, facts = read_file(fast, lock_in.KIND, ModelError)
-    again, same_facts = read_file(tmp_path / "again", lock_in.KIND, ModelError)
+    first, facts = read_file(fast, KIND, ModelError)
+    again, same_facts = read_file(tmp_path / "again", KIND, ModelError)
     assert facts == same_facts
     assert first.keys() == again.keys()
     assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())

@@ -1,0 +1,188 @@
+"""The failure of the demo: trained into the reasoner, seen in its maps, repaired at its place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from stepflow_tl.analysis import compare_paired, proportion
+from stepflow_tl.cli.settings import DemoSettings
+from stepflow_tl.cli.workers import Workers, diagnosed, solved
+from stepflow_tl.decoding.settings import Decoding
+from stepflow_tl.interventions import OddsEqualBridge, StepFlow
+from stepflow_tl.models.loading import load_model
+from stepflow_tl.models.locked_in import NAME as LOCKED_IN
+from stepflow_tl.models.view import view
+from stepflow_tl.saliency import step_saliency
+from stepflow_tl.saliency.maps import StepMap
+from stepflow_tl.tasks import WordProblems
+from stepflow_tl.tasks.word_problems import grade
+from stepflow_tl.traces.trace import Trace
+
+LAYERS = (4, 5, 6)
+"""Where the failure was trained in: the layers that look premises up."""
+
+REPAIR = StepFlow(OddsEqualBridge(tau_max=0.3, layers=LAYERS, keys="question"))
+"""Of the strengths .05, .15 and .3 the best one on other problems: experiments/LOG.md."""
+
+MODELS: dict[str, tuple[str, StepFlow | None]] = {
+    "reasoner": ("reasoner", None),
+    "locked in": (LOCKED_IN, None),
+    "locked in, repaired": (LOCKED_IN, REPAIR),
+}
+"""For each name a model, and what is attached to it."""
+
+MEASURE = "lock_in"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found of the failure.
+
+    Attributes:
+        accuracy: Of each model, a table for `figure_failure`.
+        by_layer: The measure of each model, another.
+        maps: Of one text that the failure costs and the repair brings back, or of any right one.
+        models: Their weights, by name.
+        summary: What JSON can say of it.
+    """
+
+    accuracy: pd.DataFrame
+    by_layer: pd.DataFrame
+    maps: dict[str, StepMap]
+    models: dict[str, dict[str, str]]
+    summary: dict[str, Any]
+
+
+class Failure:
+    """The reasoner, the one that locks in, and the same with a bridge, on the same problems.
+
+    Args:
+        at_work: Who decodes and maps; all begins at once.
+        settings: The demo's.
+        folder: Of the traces.
+    """
+
+    def __init__(self, at_work: Workers, settings: DemoSettings, folder: Path) -> None:
+        task = WordProblems(
+            n=settings.failure_problems,
+            difficulties=(settings.failure_difficulty,),
+            seed=settings.seed,
+        )
+        self._problems = [problem for drawn in task.groups.values() for problem in drawn]
+        self._at_work, self._most = at_work, settings.failure_maps
+        self._folders = {name: folder / name for name in MODELS}
+        decoding = Decoding(
+            max_new_tokens=settings.max_new_tokens, batch_size=settings.failure_problems
+        )
+        questions = [problem.question for problem in self._problems]
+        self._solving = {}
+        for name, (model, flow) in MODELS.items():
+            self._folders[name].mkdir(parents=True)
+            self._solving[name] = at_work.start(
+                solved, questions, flow, decoding, self._folders[name], model
+            )
+        self._right: dict[str, list[bool]] = {}
+        self._looks: dict[str, Callable[[], list[pd.DataFrame]]] = {}
+
+    def look(self) -> None:
+        """Wait for the answers, then let the right ones of the healthy model be mapped by all."""
+        for name, wait in self._solving.items():
+            wait()
+            self._right[name] = [
+                grade(problem, self._trace(name, number).response).correct
+                for number, problem in enumerate(self._problems)
+            ]
+        paths = [self._path("reasoner", number) for number in self._mapped]
+        for name, (model, flow) in MODELS.items():
+            self._looks[name] = self._at_work.start(diagnosed, paths, model, flow)
+
+    def found(self) -> Found:
+        """Wait for the maps; what was found."""
+        accuracy, by_layer = self._accuracy(), self._by_layer()
+        pair = compare_paired(self._right["locked in"], self._right["locked in, repaired"])
+        models = {name: load_model(model, device="cpu") for name, (model, _) in MODELS.items()}
+        number = self._shown()
+        return Found(
+            accuracy=accuracy,
+            by_layer=by_layer,
+            maps={} if number is None else self._maps(models, number),
+            models={
+                view(model).name: {"weights": view(model).weights_hash()}
+                for model in models.values()
+            },
+            summary={
+                "repair": repr(REPAIR.interventions[0]),
+                "accuracy": json.loads(accuracy.to_json(orient="records")),
+                MEASURE: json.loads(by_layer.to_json(orient="records", double_precision=4)),
+                "mapped": len(self._mapped),
+                "fixed": pair.fixed,
+                "broken": pair.broken,
+                "p_value": pair.p_value,
+                "difference": str(pair.difference),
+            },
+        )
+
+    @property
+    def _mapped(self) -> list[int]:
+        """The first problems that the healthy model solves in enough steps."""
+        found = [
+            number
+            for number, right in enumerate(self._right["reasoner"])
+            if right and len(self._trace("reasoner", number).steps_in("thinking")) >= 3
+        ]
+        return found[: self._most]
+
+    def _shown(self) -> int | None:
+        """The first problem that the failure costs and the repair brings back, or any mapped."""
+        outcomes = zip(*(self._right[name] for name in MODELS), strict=True)
+        told = [n for n, each in enumerate(outcomes) if each == (True, False, True)]
+        found = told or self._mapped
+        return found[0] if found else None
+
+    def _maps(self, models: dict[str, Any], number: int) -> dict[str, StepMap]:
+        """The healthy model's text of a problem, in each model: mean over the failure's layers."""
+        trace, maps = self._trace("reasoner", number), {}
+        for name, (_, flow) in MODELS.items():
+            with (flow or StepFlow()).attach(models[name]):
+                made = step_saliency(models[name], trace, layers=LAYERS)
+            maps[name] = made.normalize("row")
+        return maps
+
+    def _accuracy(self) -> pd.DataFrame:
+        lines = []
+        for name, right in self._right.items():
+            found = proportion(sum(right), len(right))
+            line = {"model": name, "n": len(right), "accuracy": found.value}
+            lines.append(line | {"accuracy_low": found.low, "accuracy_high": found.high})
+        return pd.DataFrame(lines)
+
+    def _by_layer(self) -> pd.DataFrame:
+        tables = []
+        for name, look in self._looks.items():
+            values = np.array([found[MEASURE].to_numpy() for found in look()])
+            if not len(values):
+                continue
+            low, high = _interval(values)
+            table = {"value": values.mean(0), "value_low": low, "value_high": high}
+            tables.append(pd.DataFrame({"model": name, "layer": range(len(low)), **table}))
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+    def _path(self, name: str, number: int) -> Path:
+        return self._folders[name] / f"{number}.safetensors"
+
+    def _trace(self, name: str, number: int) -> Trace:
+        return Trace.load(self._path(name, number))
+
+
+def _interval(values: np.ndarray) -> Sequence[np.ndarray]:
+    """95% percentile interval of each column's mean, traces drawn anew."""
+    drawn = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
+    low, high = np.quantile(values[drawn].mean(1), [0.025, 0.975], axis=0)
+    return low, high
