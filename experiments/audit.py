@@ -19,11 +19,13 @@ from typing import Any
 import audit_real
 import common
 import pandas as pd
+from audit_flashtrace import NAME as FLASHTRACE
 from audit_rules import (
     HIDES,
     RULES,
     SLOW,
     cost_of,
+    flashtrace_of,
     hidden_steps,
     maps_of,
     rise_of,
@@ -99,6 +101,15 @@ def _cases(chosen: common.Options, model: Any, parts: Parts) -> Iterable[Case]:
             truths = {**truths, "knock-out": hidden_steps(model, trace, parts, name)}
         if causal and trace.answer_span is not None:
             rise = rise_of(model, trace, maps, parts, name)
+        if causal:
+            others = flashtrace_of(model, trace, parts, name)
+            if rise is not None and others:
+                theirs = rise_of(model, trace, others, parts, f"{name}/{FLASHTRACE}")
+                rise = {
+                    hide: rows + [row for row in theirs[hide] if row["rule"] in others]
+                    for hide, rows in rise.items()
+                }
+            maps |= others
         yield Case(row["problem"], trace, truths, maps, rise)
 
 

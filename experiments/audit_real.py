@@ -84,7 +84,7 @@ def run(chosen: common.Options) -> Found:
     if solutions is not None:
         few = 1 if chosen.fast else given.real_n
         cases = list(_solved(model, solutions, few, parts))
-        cost = cost_of(model, cases[0].trace, parts, f"solutions/{cases[0].problem}")
+        cost = cost_of(model, cases[0].trace, parts, f"solutions/{cases[0].problem}", asked=RULES)
         found.take(name, cases, cost)
         for side in ("correct", "wrong"):
             mine = [case for case in cases if case.side == side]

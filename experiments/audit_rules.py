@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import audit_flashtrace
 import torch
+from audit_flashtrace import NAME as FLASHTRACE
 from parts import Parts
 from torch import Tensor
 
@@ -63,14 +65,31 @@ def maps_of(
 
     for rule in rules:
         found = parts.tensors(f"{name}/{rule}", lambda rule=rule: scores(rule))["scores"]
-        made[rule] = StepMap(
-            scores=found,
-            layers=tuple(range(len(found))),
-            n_layers=len(found),
-            steps=trace.steps,
-            settings={"rule": rule},
-        )
+        made[rule] = _map(found, trace, rule)
     return made | {HOPS: hops_of(made["share"])}
+
+
+def flashtrace_of(model: Any, trace: Trace, parts: Parts, name: str) -> dict[str, StepMap]:
+    """FlashTrace's map of a trace, where it is installed and reads the same tokens."""
+    if not audit_flashtrace.installed():
+        return {}
+
+    def scores() -> Mapping[str, Tensor]:
+        found = audit_flashtrace.flashtrace_scores(model, trace)
+        return {} if found is None else {"scores": found}
+
+    found = parts.tensors(f"{name}/{FLASHTRACE}", scores).get("scores")
+    return {} if found is None else {FLASHTRACE: _map(found, trace, FLASHTRACE)}
+
+
+def _map(scores: Tensor, trace: Trace, rule: str) -> StepMap:
+    return StepMap(
+        scores=scores,
+        layers=tuple(range(len(scores))),
+        n_layers=len(scores),
+        steps=trace.steps,
+        settings={"rule": rule},
+    )
 
 
 def hidden_steps(model: Any, trace: Trace, parts: Parts, name: str, **settings: Any) -> Truth:
@@ -120,7 +139,12 @@ def _baselines(maps: Mapping[str, StepMap]) -> dict[str, StepMap]:
 
 
 def cost_of(
-    model: Any, trace: Trace, parts: Parts, name: str, *, asked: Collection[str] = tuple(RULES)
+    model: Any,
+    trace: Trace,
+    parts: Parts,
+    name: str,
+    *,
+    asked: Collection[str] = (*RULES, FLASHTRACE),
 ) -> dict[str, dict[str, float]]:
     """Seconds of CPU time (least of three) and peak memory in MiB of each rule, on one trace."""
 
@@ -132,6 +156,11 @@ def cost_of(
         }
 
     found: dict[str, dict[str, float]] = parts.json(f"{name}/cost", measure)
+    if FLASHTRACE in asked and audit_flashtrace.installed():
+        found[FLASHTRACE] = parts.json(
+            f"{name}/{FLASHTRACE}/cost",
+            lambda: _cost(lambda: audit_flashtrace.flashtrace_scores(model, trace)),
+        )
     return found | {HOPS: found["share"]}
 
 

@@ -9,6 +9,7 @@ from helpers import ROOT
 
 FOLDER = ROOT / "experiments"
 PARTS = (  # of other experiments
+    "audit_flashtrace",
     "audit_real",
     "audit_rules",
     "audit_tables",

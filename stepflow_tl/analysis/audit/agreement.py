@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 from scipy.stats import kendalltau, rankdata, spearmanr
 
@@ -52,11 +53,23 @@ def concordance(scores: Pairs, truth: Pairs) -> Comparisons:
 
 def within_distance(scores: Pairs, truth: Pairs, distances: Int[np.ndarray, "pair"]) -> Comparisons:
     """Compare pairs of equal distance with each other."""
+    if np.isin(truth, (0, 1)).all():
+        return _within_at_once(scores, truth, distances)
     parts = [
         concordance(scores[distances == distance], truth[distances == distance])
         for distance in np.unique(distances)
     ]
     return Comparisons(sum(p.agree for p in parts), sum(p.total for p in parts))
+
+
+def _within_at_once(scores: Pairs, truth: Pairs, distances: Int[np.ndarray, "pair"]) -> Comparisons:
+    """The same for a truth of 0 and 1: Mann and Whitney's U of all distances."""
+    _, group = np.unique(distances, return_inverse=True)
+    ranks = pd.Series(scores).groupby(group).rank().to_numpy()
+    n_high = np.bincount(group, weights=truth)
+    n_low = np.bincount(group) - n_high
+    agree = np.bincount(group, weights=ranks * truth) - n_high * (n_high + 1) / 2
+    return Comparisons(float(agree.sum()), float((n_high * n_low).sum()))
 
 
 def recall_at(scores: Pairs, truth: Pairs, share: float = 0.1) -> float:

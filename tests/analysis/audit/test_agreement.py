@@ -73,3 +73,16 @@ def test_recall_by_hand() -> None:
 def test_rank_correlation() -> None:
     assert rank_correlation(np.array([1.0, 2.0, 9.0]), np.array([0.1, 0.2, 0.3])) == 1.0
     assert np.isnan(rank_correlation(np.ones(3), np.array([0.1, 0.2, 0.3])))
+
+
+def test_within_distance_is_the_sum_over_distances() -> None:
+    generator = np.random.default_rng(0)
+    scores = np.round(generator.random(200), 1)  # with ties
+    truth = (generator.random(200) < 0.2).astype(float)
+    distances = generator.integers(1, 20, 200)
+    each = [
+        concordance(scores[distances == one], truth[distances == one])
+        for one in np.unique(distances)
+    ]
+    found = within_distance(scores, truth, distances)
+    assert found == pytest.approx((sum(x.agree for x in each), sum(x.total for x in each)))
