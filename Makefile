@@ -4,13 +4,18 @@ BIN := .venv/bin
 HOOKED := .venv-hooked/bin
 export HF_HUB_OFFLINE := 1
 WORKERS ?= 2
+SMOLLM2 := outputs/models/SmolLM2-135M-Instruct.Q4_1.gguf
+GEMMA := outputs/models/gemma-3-270m-q4_k_m.gguf
 export TOKENIZERS_PARALLELISM := false
 
 EXPERIMENTS := main_table component_ablation layer_ablation strengths equal_compute \
-	difficulty_gain error_kinds step_maps failure_curves repair_and_maps
-SHOWN := step_flow.png failure_curves.png layer_ablation.png strengths.png equal_compute.png
+	difficulty_gain error_kinds step_maps failure_curves repair_and_maps \
+	audit planted closed_loop
+SHOWN := step_flow.png failure_curves.png layer_ablation.png strengths.png equal_compute.png \
+	audit.png planted.png closed_loop.png
+SOLUTIONS ?= # GSM8K's example_model_solutions.jsonl, for `make figures-real`
 
-.PHONY: help demo test test-slow test-real test-all check figures bench-gpu notebooks docs test-hooked clean
+.PHONY: help demo test test-slow test-real test-all check figures figures-real bench-gpu notebooks docs test-hooked clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -39,8 +44,19 @@ figures: .venv/.installed  ## every figure and table, on all cores; stopped, it 
 	for name in $(EXPERIMENTS); do \
 		$(BIN)/python experiments/$$name.py --ray local --out outputs/experiments || exit 1; \
 	done
+	$(BIN)/stepflow-tl demo --out outputs/demo
 	mkdir -p figures
 	cd outputs/experiments && cp $(SHOWN) ../../figures/
+	cp outputs/demo/failure.png figures/
+
+figures-real: .venv/.installed  ## those of SmolLM2 and Gemma: SOLUTIONS=file of labelled solutions
+	$(BIN)/python tests/real/get.py
+	$(BIN)/python experiments/audit.py --real $(SMOLLM2) --solutions $(SOLUTIONS)
+	$(BIN)/python experiments/contrasts.py --solutions $(SOLUTIONS)
+	$(BIN)/python experiments/contrasts.py --solutions $(SOLUTIONS) --model $(GEMMA) \
+		--name contrasts_gemma
+	cd outputs/experiments && cp audit.png contrasts.png contrasts_maps.png contrasts_gemma.png \
+		../../figures/
 
 bench-gpu: .venv/.installed  ## decoding, maps and a sweep on a CUDA device, checked against the CPU
 	$(BIN)/python benchmarks/gpu.py

@@ -171,12 +171,21 @@ def saliency(
         step_map.save(out)
         typer.echo(f"  {out}")
     if picture is not None:
+        from stepflow_tl.models.view import view
         from stepflow_tl.plots import figure_step_flow, save_figure
+        from stepflow_tl.version import versions
 
         files = save_figure(
             figure_step_flow({trace.stem: step_map}),
             picture,
             formats=[picture.suffix.lstrip(".") or "png"],
+            facts={
+                "settings": dict(step_map.settings),
+                "n": 1,
+                "seeds": {},
+                "models": {view(loaded).name: {"weights": view(loaded).weights_hash()}},
+                "versions": versions(),
+            },
         )
         typer.echo(f"  {files[0]}")
 

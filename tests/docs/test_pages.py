@@ -101,6 +101,8 @@ def test_the_first_example_of_a_page_runs(name, capsys):
         exec(cached, names)
         expected = step_saliency(names["model"], names["trace"], rule="attention").scores
         torch.testing.assert_close(names["attention"].scores, expected, rtol=1e-4, atol=1e-6)
+        exec(next(block for block in others if "trace_back" in block), names)
+        assert {"segment", "hop_1", "through"} <= set(names["table"].columns)
     else:
         hooks = next(block for block in others if "run_with_hooks" in block)
         exec(hooks, names)

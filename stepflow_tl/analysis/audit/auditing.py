@@ -25,7 +25,7 @@ from stepflow_tl.saliency.maps import StepMap
 BANDS: tuple[Band, ...] = ("shallow", "middle", "deep", "all")
 DISTANCE, RANDOM = "distance alone", "random"
 
-Maps = Mapping[str, Sequence[StepMap]] | Sequence[StepMap] | StepMap
+Maps = Mapping[str, Sequence[StepMap] | StepMap] | Sequence[StepMap] | StepMap
 
 
 def audit(
@@ -45,8 +45,8 @@ def audit(
         audit(maps, [dependencies(trace, problem, verdict)["premise"] for ...])
 
     Args:
-        maps: A map of each trace, or these by the name of the rule that made them; heads are
-            averaged.
+        maps: A map of each trace (of one trace: the map), or these by the name of the rule that
+            made them; heads are averaged.
         truth: What is known of each trace.
         problems: The problem of each trace, whose traces are drawn together by the bootstrap; by
             default each trace is one.
@@ -187,9 +187,13 @@ def _bands(step_map: StepMap) -> list[Band]:
 
 def _by_rule(maps: Maps) -> dict[str, list[StepMap]]:
     if isinstance(maps, Mapping):
-        return {name: list(some) for name, some in maps.items()}
-    some = [maps] if isinstance(maps, StepMap) else list(maps)
+        return {name: _as_list(some) for name, some in maps.items()}
+    some = _as_list(maps)
     return {str(some[0].settings.get("rule", "map")) if some else "map": some}
+
+
+def _as_list(maps: Sequence[StepMap] | StepMap) -> list[StepMap]:
+    return [maps] if isinstance(maps, StepMap) else list(maps)
 
 
 def _check(
