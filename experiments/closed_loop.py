@@ -3,7 +3,8 @@
 Lock-in is planted in each window of neighboring layers in turn, and in none. Maps of the model's
 own answers accuse a window, in three ways: against the healthy model on the same traces, wrong
 traces against correct ones, and by themselves. How often is it the planted one, and how much of it
-do they share, beside a window drawn at random? Then the loop is closed where answers are lost: the
+do they share, beside a window drawn at random? Then the loop is closed where answers are lost: where
+lock-in was planted, where it was trained in, and on problems too hard for the model as it is. The
 strength is chosen on held-out problems, at the accused layers, at the planted ones, and at the
 paper's, and reported on others.
 """
@@ -11,6 +12,7 @@ paper's, and reported on others.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import common
@@ -21,9 +23,10 @@ from parts import Parts
 from tqdm import tqdm
 
 from stepflow_tl import StepFlow, WordProblems, diagnose, load_model, step_saliency
-from stepflow_tl.analysis.bands import accuse_band
+from stepflow_tl.analysis.bands import Against, accuse_band
 from stepflow_tl.errors import SettingError
 from stepflow_tl.interventions import PlantedLockIn
+from stepflow_tl.models.locked_in import NAME as LOCKED_IN
 from stepflow_tl.plots import figure_closed_loop
 from stepflow_tl.sweep import closed_loop, trace_of
 
@@ -31,6 +34,9 @@ WIDTH = 3
 DOSES = {(4, 5, 6): 0.4}
 """Dose of a window where it is not 0.9: the look-up layers hardly stand more."""
 HELD_OUT_SEED = 72
+HARD = 17
+"""Operations of problems of which the reasoner, as it is, fails a third."""
+
 WAYS = ("reference", "correct", "nothing")
 RULES: dict[str, dict[str, Any]] = {"paper": {"pool": "mean"}, "share": {}}
 DRAWS = 200
@@ -183,39 +189,31 @@ def _by_chance(window: tuple[int, ...], n_layers: int) -> float:
 def _loops(
     chosen: common.Options, model: Any, held_out: WordProblems, accused: pd.DataFrame
 ) -> pd.DataFrame:
-    """The closed loop where answers are lost: planted in the look-up layers, and hard problems."""
+    """The closed loop where answers are lost: planted, trained in, and on hard problems."""
     window = (4, 5, 6)
     lines = []
-    hard = {} if chosen.fast else {"unplanted, 17 operations": 17}
-    cases = {"lock-in planted in 4-6": (planted(window), held_out, chosen.task)} | {
-        name: (
-            StepFlow(),
-            WordProblems(n=chosen.n, difficulties=(difficulty,), seed=HELD_OUT_SEED),
-            WordProblems(n=chosen.n, difficulties=(difficulty,), seed=common.SEED),
-        )
-        for name, difficulty in hard.items()
-    }
-    for name, (base, tuning, reporting) in cases.items():
-        against = "reference" if base.interventions else "correct"
+    for name, case in _cases(chosen, model, held_out, window).items():
         for choice, layers in (("accused", None), ("planted", window), ("paper's", (0, 1))):
             found = closed_loop(
-                tuning,
-                reporting,
-                chosen.out / "closed_loop",
-                model=model,
-                base=base,
-                reference=model if against == "reference" else None,
-                against=against,  # type: ignore[arg-type]
+                case.tuning,
+                case.reporting,
+                chosen.out / case.folder,
+                model=case.model,
+                base=case.base,
+                reference=model if case.against == "reference" else None,
+                against=case.against,
                 layers=layers,
                 width=WIDTH,
                 maps=6 if chosen.fast else 60,
-                decoding=chosen.decoding_of(reporting),
+                decoding=chosen.decoding_of(case.reporting),
                 progress=True,
             )
             best = found.tried.iloc[0]
             line = {
                 "model": name,
-                "layers": choice if choice != "planted" or base.interventions else "look-up",
+                "layers": choice
+                if choice != "planted" or case.against == "reference"
+                else "look-up",
                 "which": _name(found.band.layers if layers is None else layers),
                 "chosen": best["arm"] if found.outcome is not None else "nothing",
                 "held_out_before": best["baseline"],
@@ -226,6 +224,38 @@ def _loops(
                 line |= {c: row[c] for c in row.index if c not in ("arm", "test", "samples")}
             lines.append(line)
     return pd.DataFrame(lines)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A model that fails, and problems of which it fails some."""
+
+    model: Any
+    base: StepFlow
+    against: Against
+    tuning: WordProblems
+    reporting: WordProblems
+    folder: str = "closed_loop"
+
+
+def _cases(
+    chosen: common.Options, model: Any, held_out: WordProblems, window: tuple[int, ...]
+) -> dict[str, _Case]:
+    """Lock-in that was planted, and trained in; and the reasoner on problems too hard for it."""
+    plant = planted(window)
+    cases = {"lock-in planted in 4-6": _Case(model, plant, "reference", held_out, chosen.task)}
+    if chosen.fast:
+        return cases
+    tuned = load_model(LOCKED_IN, device="cpu")
+    cases["fine-tuned to lock in"] = _Case(
+        tuned, StepFlow(), "reference", held_out, chosen.task, "closed_loop_tuned"
+    )
+    hard = [
+        WordProblems(n=chosen.n, difficulties=(HARD,), seed=seed)
+        for seed in (HELD_OUT_SEED, common.SEED)
+    ]
+    cases[f"unplanted, {HARD} operations"] = _Case(model, StepFlow(), "correct", *hard)
+    return cases
 
 
 def _name(layers: tuple[int, ...]) -> str:
