@@ -18,7 +18,6 @@ from typing import Any
 
 import audit_real
 import common
-import pandas as pd
 from audit_flashtrace import NAME as FLASHTRACE
 from audit_rules import (
     HIDES,
@@ -31,7 +30,7 @@ from audit_rules import (
     rise_of,
     single_thread,
 )
-from audit_tables import Case, by_layer, rise_table, summary
+from audit_tables import Case, rise_table, summary, tables_of
 from parts import Parts
 from tqdm import tqdm
 
@@ -64,10 +63,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parts = Parts(chosen.out / "audit-parts.sqlite", made_of)
     cases = list(_cases(chosen, model, parts))
     cost = cost_of(model, cases[0].trace, parts, f"reasoner/{cases[0].problem}")
-    summaries = {"reasoner": summary(cases, cost)}
-    details: dict[str, pd.DataFrame] = {}
-    for truth in dict.fromkeys(name for case in cases for name in case.truths):
-        details[f"reasoner, {truth}, by layer"] = by_layer(cases, truth)
+    tables = tables_of(cases)
+    summaries = {"reasoner": summary(cases, tables, cost)}
+    details = {f"reasoner, {truth}, by layer": table for truth, table in tables.items()}
     for hide in HIDES:
         details[f"reasoner, RISE and MAS ({hide} hidden)"] = rise_table(cases, hide)
     others = audit_real.run(chosen)

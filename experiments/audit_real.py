@@ -11,7 +11,7 @@ from typing import Any
 import common
 import pandas as pd
 from audit_rules import FEW, HIDES, RULES, cost_of, hidden_steps, maps_of, rise_of
-from audit_tables import Case, by_layer, rise_table, summary
+from audit_tables import Case, rise_table, summary, tables_of
 from contrasts import OWN_SOLUTIONS, read_pairs
 from contrasts import trace_of as solution_trace
 from parts import Parts
@@ -48,10 +48,11 @@ class Found:
         """Add the tables of a set of traces."""
         if not cases:
             return
-        self.summaries[name] = summary(cases, cost)
+        tables = tables_of(cases)
+        self.summaries[name] = summary(cases, tables, cost)
         self.n[name] = len(cases)
-        for truth in dict.fromkeys(known for case in cases for known in case.truths):
-            self.details[f"{name}, {truth}, by layer"] = by_layer(cases, truth)
+        for truth, table in tables.items():
+            self.details[f"{name}, {truth}, by layer"] = table
         if any(case.rise is not None for case in cases):
             for hide in HIDES:
                 self.details[f"{name}, RISE and MAS ({hide} hidden)"] = rise_table(cases, hide)
@@ -88,7 +89,7 @@ def run(chosen: common.Options) -> Found:
         found.take(name, cases, cost)
         for side in ("correct", "wrong"):
             mine = [case for case in cases if case.side == side]
-            found.details[f"{name}, {side} solutions"] = summary(mine, {})
+            found.details[f"{name}, {side} solutions"] = summary(mine, tables_of(mine), {})
     if given.traces is not None:
         labeled = list(_labeled(model, given.traces, parts))
         found.take(f"{name} on other people's traces", labeled, {})

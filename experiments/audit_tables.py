@@ -71,7 +71,17 @@ def rise_table(cases: Sequence[Case], hide: str) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def summary(cases: Sequence[Case], cost: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+def tables_of(cases: Sequence[Case]) -> dict[str, pd.DataFrame]:
+    """The audit against each truth that is known of any case."""
+    known = {name for case in cases for name in case.truths}
+    return {truth: by_layer(cases, truth) for truth in TRUTHS if truth in known}
+
+
+def summary(
+    cases: Sequence[Case],
+    tables: Mapping[str, pd.DataFrame],
+    cost: Mapping[str, Mapping[str, float]],
+) -> pd.DataFrame:
     """One line per rule: what its mean over all layers sees, RISE, seconds and memory.
 
     ``premise_auroc`` and so on are of the mean over all layers' row shares; ``premise_best`` is the
@@ -79,10 +89,8 @@ def summary(cases: Sequence[Case], cost: Mapping[str, Mapping[str, float]]) -> p
     ``premise_layer`` the layer that the first half chooses.
     """
     lines: dict[str, dict[str, Any]] = {}
-    for truth in TRUTHS:
-        if not any(truth in case.truths for case in cases):
-            continue
-        table, best = by_layer(cases, truth), _best_layers(cases, truth)
+    for truth, table in tables.items():
+        best = _best_layers(cases, truth)
         whole = table[table["layer"].isin(["all", "-"]) | (table["rule"] == HOPS)]
         for _, row in whole.drop_duplicates("rule").iterrows():
             line = lines.setdefault(row["rule"], {"rule": row["rule"]})

@@ -3,9 +3,9 @@
 Lock-in is planted in each window of neighboring layers in turn, and in none. Maps of the model's
 own answers accuse a window, in three ways: against the healthy model on the same traces, wrong
 traces against correct ones, and by themselves. How often is it the planted one, and how much of it
-do they share, beside a window drawn at random? Then the loop is closed where answers are lost: where
-lock-in was planted, where it was trained in, and on problems too hard for the model as it is. The
-strength is chosen on held-out problems, at the accused layers, at the planted ones, and at the
+do they share, beside a window drawn at random? Then the loop is closed where answers are lost:
+where lock-in was planted, where it was trained in, and on problems too hard for the model as it is.
+The strength is chosen on held-out problems, at the accused layers, at the planted ones, and at the
 paper's, and reported on others.
 """
 

@@ -51,6 +51,17 @@ def test_receiver_heads_of_long_traces() -> None:
     assert {"layer", "head", "kurtosis"} <= set(names["heads"].columns)
 
 
+@pytest.mark.slow
+def test_interventions_are_calibrated_alike(capsys) -> None:
+    first, *others = blocks(page("interventions.md"))
+    names: dict[str, object] = {}
+    exec(first, names)
+    capsys.readouterr()
+    exec(next(block for block in others if "calibrate_divergence" in block), names)
+    assert names["alike"].kl == pytest.approx(names["target"], rel=0.05)
+    assert len(capsys.readouterr().out.split()) == 2
+
+
 def test_a_planted_failure_is_seen_where_it_is(capsys) -> None:
     names: dict[str, object] = {}
     exec(blocks(page("planted.md"))[0], names)

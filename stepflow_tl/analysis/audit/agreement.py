@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from scipy.stats import kendalltau, rankdata, spearmanr
+from scipy.stats import kendalltau, rankdata
 
 Pairs = Float[np.ndarray, "pair"]
 
@@ -94,7 +94,7 @@ def rank_correlation(scores: Pairs, truth: Pairs) -> float:
     """Spearman's rho; NaN where either is constant."""
     if len(truth) < 3 or np.ptp(scores) == 0 or np.ptp(truth) == 0:
         return float("nan")
-    return float(spearmanr(scores, truth).statistic)
+    return float(np.corrcoef(rankdata(scores), rankdata(truth))[0, 1])
 
 
 def _ties(values: Pairs) -> float:
