@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 
 from stepflow_tl.errors import SettingError
 from stepflow_tl.plots.map_parts import (
@@ -90,7 +90,7 @@ def figure_failure(
     return figure
 
 
-def _draw_maps(figure: Figure, maps: Mapping[str, StepMap]) -> None:
+def _draw_maps(figure: FigureBase, maps: Mapping[str, StepMap]) -> None:
     """The maps on one scale; the first one's steps are named along both axes."""
     values = {name: mean_scores(one) for name, one in maps.items()}
     scale = color_scale(values.values())

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
@@ -87,7 +87,7 @@ def separate_segments(ax: Axes, segments: Sequence[Segment]) -> None:
         ax.add_artist(line)
 
 
-def segment_legend(on: Axes | Figure, steps: Iterable[Step], **options: Any) -> None:
+def segment_legend(on: Axes | FigureBase, steps: Iterable[Step], **options: Any) -> None:
     """Draw a legend: for each segment that has steps, its color and the marker of its steps.
 
     Args:

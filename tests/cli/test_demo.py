@@ -3,7 +3,16 @@ import json
 import pandas as pd
 import pytest
 
-from stepflow_tl.cli.demo import DemoSettings, Solved, compare_runs, matched_pairs, run_demo
+from stepflow_tl.cli.demo import (
+    DemoSettings,
+    Solved,
+    compare_runs,
+    failure_sentence,
+    matched_pairs,
+    run_demo,
+)
+from stepflow_tl.cli.demo_failure import LAYERS, MODELS
+from stepflow_tl.plots import read_facts
 from stepflow_tl.tasks.word_problems import Verdict, make_problem
 
 SMALL = DemoSettings(
@@ -11,6 +20,9 @@ SMALL = DemoSettings(
     difficulties=(2,),
     recall_difficulties=(12,),
     maps_per_outcome=2,
+    failure_problems=4,
+    failure_difficulty=3,
+    failure_maps=1,
     max_new_tokens=400,
     batch_size=16,
 )
@@ -55,12 +67,32 @@ def test_every_picture_named_is_there(demo):
     assert summary["mapped_traces_per_outcome"] > 0
     assert sorted(summary["pictures"]) == [
         "accuracy.png",
+        "failure.png",
         "failure_curves.png",
         "step_flow.png",
         "token_and_step_maps.png",
     ]
     for name in summary["pictures"]:
         assert (folder / name).stat().st_size > 10_000
+        facts = read_facts(folder / name)
+        assert facts["seeds"] == {"problems": SMALL.seed}
+        assert set(facts["models"]) == {"reasoner", "reasoner-locked-in"}
+
+
+@pytest.mark.slow
+def test_the_failure_is_planted_seen_and_repaired(demo):
+    _, summary = demo
+    planted = summary["planted"]
+    assert [row["model"] for row in planted["accuracy"]] == list(MODELS)
+    assert [row["n"] for row in planted["accuracy"]] == [4, 4, 4]
+    lock_in = {
+        name: [row["value"] for row in planted["lock_in"] if row["model"] == name]
+        for name in MODELS
+    }
+    healthy, locked, repaired = lock_in.values()
+    for layer in LAYERS:
+        assert healthy[layer] < repaired[layer] < locked[layer]
+    assert "n = 4" in failure_sentence(planted)
 
 
 def solved(difficulty: int, correct: bool, trace) -> Solved:

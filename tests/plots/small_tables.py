@@ -179,3 +179,18 @@ def closed_loop():
         ),
         loops.assign(**estimate("accuracy", [0.7, np.nan]), **estimate("baseline", [0.6, np.nan])),
     )
+
+
+def failure(models=("reasoner", "locked in")):
+    """A measure by layer, accuracies, and the unplanted table, as the demo makes them."""
+    by_layer = pd.DataFrame(
+        [(model, layer) for model in models for layer in range(4)], columns=["model", "layer"]
+    )
+    sets = pd.DataFrame({"problems": ["8", "16"], "n": 5})
+    return (
+        by_layer.assign(**estimate("value", np.linspace(0.2, 0.8, len(by_layer)))),
+        pd.DataFrame({"model": list(models), "n": 5}).assign(
+            **estimate("accuracy", np.linspace(0.4, 0.9, len(models)))
+        ),
+        sets.assign(**estimate("baseline", [0.9, 0.5]), **estimate("StepFlow", [0.9, 0.6])),
+    )
