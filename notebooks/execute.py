@@ -18,7 +18,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 KERNEL = "stepflow"
-COLORS = 128  # of a picture's palette
+COLORS = 64  # of a picture's palette
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},

@@ -10,7 +10,7 @@ import pytest
 from helpers import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-EXERCISES = {"01_step_saliency": 5, "02_stepflow": 3, "03_sweep": 3}
+EXERCISES = {"01_step_saliency": 6, "02_stepflow": 3, "03_sweep": 3}
 FIGURES = {"01_step_saliency": 7, "02_stepflow": 1, "03_sweep": 3}
 VIEWS = {"01_step_saliency": 2}  # of CircuitsVis; committed as pictures
 PRINTED = {  # what happens as the text around it says
