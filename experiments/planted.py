@@ -59,9 +59,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "seen, slope by layer": slopes(looked),
         "power": power(looked),
     }
+    tuned = tables["fine-tuned to lock in"]
+    named = [f"fine-tuned to lock in, {dose} steps" for dose in tuned["dose"]]
+    repairs = pd.concat([tables["repairs"], tuned.assign(failure=named)], ignore_index=True)
     common.publish(
         chosen,
-        figure_planted(tables["by dose"], tables["by layers"], tables["repairs"], tables["power"]),
+        figure_planted(tables["by dose"], tables["by layers"], repairs, tables["power"]),
         tables,
         n={"answers": int(rows["problem"].nunique()), "traces run again": len(solved)},
         models={"reasoner": common.made_of(model)},
