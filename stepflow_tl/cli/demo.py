@@ -22,10 +22,9 @@ from stepflow_tl.analysis import PairedOutcome, compare_paired
 from stepflow_tl.analysis.diagnostics import compare_groups
 from stepflow_tl.cli.demo_failure import LAYERS, Failure
 from stepflow_tl.cli.settings import DemoSettings
-from stepflow_tl.cli.workers import Workers, diagnosed, solved, workers
+from stepflow_tl.cli.workers import Workers, diagnosed, loaded, solved, workers
 from stepflow_tl.decoding.settings import Decoding
 from stepflow_tl.interventions import StepFlow
-from stepflow_tl.models.loading import load_model
 from stepflow_tl.models.view import view
 from stepflow_tl.plots import (
     figure_accuracy,
@@ -306,7 +305,7 @@ def _draw_maps(
     """Step maps of one pair, and the failure curves of all; nothing where no pair was found."""
     if not pairs:
         return []
-    model = load_model("reasoner", device="cpu")
+    model = loaded("reasoner")
     named = dict(zip(("correct", "wrong"), pairs[0], strict=True))
     maps = {name: step_saliency(model, one.trace) for name, one in named.items()}
     tokens = {name: token_saliency(model, one.trace).mean(0) for name, one in named.items()}

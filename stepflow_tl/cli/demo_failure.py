@@ -13,10 +13,9 @@ import pandas as pd
 
 from stepflow_tl.analysis import compare_paired, proportion
 from stepflow_tl.cli.settings import DemoSettings
-from stepflow_tl.cli.workers import Workers, diagnosed, solved
+from stepflow_tl.cli.workers import Workers, diagnosed, loaded, solved
 from stepflow_tl.decoding.settings import Decoding
 from stepflow_tl.interventions import OddsEqualBridge, StepFlow
-from stepflow_tl.models.loading import load_model
 from stepflow_tl.models.locked_in import NAME as LOCKED_IN
 from stepflow_tl.models.view import view
 from stepflow_tl.saliency import step_saliency
@@ -79,7 +78,7 @@ class Failure:
         self._at_work, self._most = at_work, settings.failure_maps
         self._folders = {name: folder / name for name in MODELS}
         decoding = Decoding(
-            max_new_tokens=settings.max_new_tokens, batch_size=settings.failure_problems
+            max_new_tokens=settings.failure_tokens, batch_size=settings.failure_problems
         )
         questions = [problem.question for problem in self._problems]
         self._solving = {}
@@ -107,7 +106,7 @@ class Failure:
         """Wait for the maps; what was found."""
         accuracy, by_layer = self._accuracy(), self._by_layer()
         pair = compare_paired(self._right["locked in"], self._right["locked in, repaired"])
-        models = {name: load_model(model, device="cpu") for name, (model, _) in MODELS.items()}
+        models = {name: loaded(model) for name, (model, _) in MODELS.items()}
         number = self._shown()
         return Found(
             accuracy=accuracy,

@@ -19,6 +19,7 @@ class DemoSettings:
             many of both from each set, so that difficulty does not decide.
         failure_problems: Problems for the reasoner that was fine-tuned to lock in, and its repair.
         failure_difficulty: Their number of operations; the reasoner itself solves them all.
+        failure_tokens: Where a response to them is cut; true ones are shorter.
         failure_maps: At most this many of its right solutions are mapped in all three models.
         max_new_tokens: Where a response is cut.
         batch_size: Problems decoded at a time.
@@ -28,10 +29,11 @@ class DemoSettings:
     per_set: int = 50
     difficulties: tuple[int, ...] = (8, 16, 17, 18)
     recall_difficulties: tuple[int, ...] = (6,)
-    maps_per_outcome: int = 60
-    failure_problems: int = 60
+    maps_per_outcome: int = 30
+    failure_problems: int = 50
     failure_difficulty: int = 8
-    failure_maps: int = 10
+    failure_tokens: int = 300
+    failure_maps: int = 6
     max_new_tokens: int = 700
     batch_size: int = 100
     seed: int = 2026

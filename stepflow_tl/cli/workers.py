@@ -100,7 +100,8 @@ def _begin(ticks: Any) -> None:
 
 
 @cache
-def _loaded(name: str) -> Any:
+def loaded(name: str) -> Any:
+    """A bundled model, once a process."""
     return load_model(name, device="cpu")
 
 
@@ -116,7 +117,7 @@ def solved(
     Returns:
         The ledger; empty without a flow.
     """
-    model = _loaded(name)
+    model = loaded(name)
     with nullcontext() if flow is None else flow.attach(model) as run:
         with closing(generate_each(model, questions, decoding)) as traces:
             for number, _, trace in traces:
@@ -129,7 +130,7 @@ def diagnosed(
     paths: Iterable[Path], name: str = "reasoner", flow: StepFlow | None = None
 ) -> list[pd.DataFrame]:
     """The diagnostics of saved traces' maps in a model, with a flow attached or none."""
-    found, model = [], _loaded(name)
+    found, model = [], loaded(name)
     for path in paths:
         with nullcontext() if flow is None else flow.attach(model):
             found.append(diagnose(step_saliency(model, Trace.load(path))))

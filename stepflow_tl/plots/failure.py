@@ -106,7 +106,9 @@ def _draw_maps(figure: FigureBase, maps: Mapping[str, StepMap]) -> None:
             aspect="auto",
         )
         ax.set_title(literal_lines(name))
-    color_bar(axes, scale, saliency_label(next(iter(maps.values()))))
+    first = next(iter(maps.values()))
+    layers = f"layers {first.layers[0]}-{first.layers[-1]}"
+    color_bar(axes, scale, f"{saliency_label(first)}, {layers}")
     steps = [step for one in maps.values() for step in one.steps]
     segment_legend(figure, steps, loc="outside upper center", ncols=3)
 
