@@ -12,7 +12,7 @@ EXPERIMENTS := main_table component_ablation layer_ablation strengths equal_comp
 	difficulty_gain error_kinds step_maps failure_curves repair_and_maps \
 	audit planted closed_loop
 SHOWN := step_flow.png failure_curves.png layer_ablation.png strengths.png equal_compute.png \
-	audit.png planted.png closed_loop.png
+	planted.png closed_loop.png
 SOLUTIONS ?= # GSM8K's example_model_solutions.jsonl, for `make figures-real`
 
 .PHONY: help demo test test-slow test-real test-all check figures figures-real bench-gpu notebooks docs test-hooked clean
@@ -52,7 +52,7 @@ figures: .venv/.installed  ## every figure and table, on all cores; stopped, it 
 figures-real: .venv/.installed  ## those of SmolLM2 and Gemma: SOLUTIONS=file of labelled solutions
 	$(BIN)/python tests/real/get.py
 	$(BIN)/python experiments/audit.py --real $(SMOLLM2) --solutions $(SOLUTIONS)
-	$(BIN)/python experiments/contrasts.py --solutions $(SOLUTIONS)
+	$(BIN)/python experiments/contrasts.py --solutions $(SOLUTIONS) --n 40
 	$(BIN)/python experiments/contrasts.py --solutions $(SOLUTIONS) --model $(GEMMA) \
 		--name contrasts_gemma
 	cd outputs/experiments && cp audit.png contrasts.png contrasts_maps.png contrasts_gemma.png \

@@ -113,7 +113,7 @@ def run_demo(
             found.accuracy,
             groups,
             planted_in=LAYERS,
-            verdict=_short_verdict(baseline, repaired),
+            verdict=_short_verdict(table.iloc[-1]),
         )
         pictures = save_figure(figure, folder / "failure", facts=facts) + pictures
 
@@ -237,13 +237,11 @@ def failure_sentence(planted: Mapping[str, Any]) -> str:
     )
 
 
-def _short_verdict(baseline: Sequence[Solved], repaired: Sequence[Solved]) -> str:
-    outcome = compare_paired(
-        [s.verdict.correct for s in baseline], [s.verdict.correct for s in repaired]
-    )
+def _short_verdict(row: pd.Series) -> str:
+    """A line of the table, over all problems."""
     return (
-        f"{outcome.before.value:.3f} to {outcome.after.value:.3f}\n"
-        f"{outcome.fixed} fixed, {outcome.broken} broken, p = {outcome.p_value:.2g}"
+        f"{row['baseline']:.3f} to {row['StepFlow']:.3f}\n"
+        f"{row['fixed']} fixed, {row['broken']} broken, p = {row['p_value']:.2g}"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ class Failure:
             },
         )
 
-    @property
+    @cached_property
     def _mapped(self) -> list[int]:
         """The first problems that the healthy model solves in enough steps."""
         found = [
