@@ -18,7 +18,6 @@ from typing import Any
 
 import audit_real
 import common
-from audit_flashtrace import NAME as FLASHTRACE
 from audit_rules import (
     HIDES,
     RULES,
@@ -96,18 +95,10 @@ def _cases(chosen: common.Options, model: Any, parts: Parts) -> Iterable[Case]:
         asked = [rule for rule in RULES if causal or rule not in SLOW]
         maps, rise = maps_of(model, trace, parts, name, asked=asked), None
         if causal:
+            maps |= flashtrace_of(model, trace, parts, name)
             truths = {**truths, "knock-out": hidden_steps(model, trace, parts, name)}
         if causal and trace.answer_span is not None:
             rise = rise_of(model, trace, maps, parts, name)
-        if causal:
-            others = flashtrace_of(model, trace, parts, name)
-            if rise is not None and others:
-                theirs = rise_of(model, trace, others, parts, f"{name}/{FLASHTRACE}")
-                rise = {
-                    hide: rows + [row for row in theirs[hide] if row["rule"] in others]
-                    for hide, rows in rise.items()
-                }
-            maps |= others
         yield Case(row["problem"], trace, truths, maps, rise)
 
 

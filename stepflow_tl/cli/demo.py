@@ -20,7 +20,7 @@ import pandas as pd
 
 from stepflow_tl.analysis import PairedOutcome, compare_paired
 from stepflow_tl.analysis.diagnostics import compare_groups
-from stepflow_tl.cli.demo_failure import LAYERS, Failure
+from stepflow_tl.cli.demo_failure import HEALTHY, LAYERS, Failure
 from stepflow_tl.cli.settings import DemoSettings
 from stepflow_tl.cli.workers import Workers, diagnosed, loaded, solved, workers
 from stepflow_tl.decoding.settings import Decoding
@@ -77,12 +77,13 @@ def run_demo(
     started, flow = time.perf_counter(), StepFlow.paper()
     problems = _problems(settings)
     most = 2 * (len(problems) + settings.maps_per_outcome)
-    most += 3 * (settings.failure_problems + settings.failure_maps)
+    most += 2 * settings.per_set + 3 * settings.failure_maps
     with TemporaryDirectory() as traces, workers(processes, most, progress=progress) as at_work:
-        before, after = (Path(traces) / name for name in ("baseline", "StepFlow"))
+        before, after = (Path(traces) / name for name in (HEALTHY, "StepFlow"))
         alone = _start(at_work, problems, settings, None, before)
         under = _start(at_work, problems, settings, flow, after)
-        failure = Failure(at_work, settings, Path(traces) / "failure")
+        first = problems[: settings.per_set]
+        failure = Failure(at_work, settings, [problem for _, problem in first], Path(traces))
         alone()
         baseline = _graded(problems, before)
         pairs = matched_pairs(baseline, settings.maps_per_outcome)
@@ -95,7 +96,7 @@ def run_demo(
         facts = {
             "experiment": "demo",
             "settings": asdict(settings),
-            "n": {"unplanted": len(problems), "planted": settings.failure_problems},
+            "n": {"unplanted": len(problems), "planted": settings.per_set},
             "seeds": {"problems": settings.seed},
             "models": found.models,
             "versions": versions(),

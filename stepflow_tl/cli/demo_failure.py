@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stepflow_tl.analysis import compare_paired, proportion
+from stepflow_tl.analysis import clustered_difference, compare_paired, proportion
 from stepflow_tl.cli.settings import DemoSettings
 from stepflow_tl.cli.workers import Workers, diagnosed, loaded, solved
 from stepflow_tl.decoding.settings import Decoding
@@ -21,8 +21,7 @@ from stepflow_tl.models.locked_in import NAME as LOCKED_IN
 from stepflow_tl.models.view import view
 from stepflow_tl.saliency import step_saliency
 from stepflow_tl.saliency.maps import StepMap
-from stepflow_tl.tasks import WordProblems
-from stepflow_tl.tasks.word_problems import grade
+from stepflow_tl.tasks.word_problems import Problem, grade
 from stepflow_tl.traces.trace import Trace
 
 LAYERS = (4, 5, 6)
@@ -31,8 +30,9 @@ LAYERS = (4, 5, 6)
 REPAIR = StepFlow(OddsEqualBridge(tau_max=0.3, layers=LAYERS, keys="question"))
 """Of the strengths .05, .15 and .3 the best one on other problems: experiments/LOG.md."""
 
+HEALTHY = "reasoner"
 MODELS: dict[str, tuple[str, StepFlow | None]] = {
-    "reasoner": ("reasoner", None),
+    HEALTHY: ("reasoner", None),
     "locked in": (LOCKED_IN, None),
     "locked in, repaired": (LOCKED_IN, REPAIR),
 }
@@ -64,42 +64,41 @@ class Failure:
     """The reasoner, the one that locks in, and the same with a bridge, on the same problems.
 
     Args:
-        at_work: Who decodes and maps; all begins at once.
+        at_work: Who decodes and maps; the latter two begin at once.
         settings: The demo's.
-        folder: Of the traces.
+        problems: Those that the reasoner solves; its traces are saved under their numbers.
+        folder: Of the traces: a folder for each of the models.
     """
 
-    def __init__(self, at_work: Workers, settings: DemoSettings, folder: Path) -> None:
-        task = WordProblems(
-            n=settings.failure_problems,
-            difficulties=(settings.failure_difficulty,),
-            seed=settings.seed,
-        )
-        self._problems = [problem for drawn in task.groups.values() for problem in drawn]
+    def __init__(
+        self, at_work: Workers, settings: DemoSettings, problems: Sequence[Problem], folder: Path
+    ) -> None:
+        self._problems = problems
         self._at_work, self._most = at_work, settings.failure_maps
         self._folders = {name: folder / name for name in MODELS}
-        decoding = Decoding(
-            max_new_tokens=settings.failure_tokens, batch_size=settings.failure_problems
-        )
+        decoding = Decoding(max_new_tokens=settings.failure_tokens, batch_size=settings.batch_size)
         questions = [problem.question for problem in self._problems]
-        self._solving = {}
+        self._solving = []
         for name, (model, flow) in MODELS.items():
-            self._folders[name].mkdir(parents=True)
-            self._solving[name] = at_work.start(
-                solved, questions, flow, decoding, self._folders[name], model
+            if name == HEALTHY:
+                continue
+            self._folders[name].mkdir()
+            self._solving.append(
+                at_work.start(solved, questions, flow, decoding, self._folders[name], model)
             )
         self._right: dict[str, list[bool]] = {}
         self._looks: dict[str, Callable[[], list[pd.DataFrame]]] = {}
 
     def look(self) -> None:
-        """Wait for the answers, then let the right ones of the healthy model be mapped by all."""
-        for name, wait in self._solving.items():
+        """Once the healthy model has answered: let its right answers be mapped by all three."""
+        for wait in self._solving:
             wait()
+        for name in MODELS:
             self._right[name] = [
                 grade(problem, self._trace(name, number).response).correct
                 for number, problem in enumerate(self._problems)
             ]
-        paths = [self._path("reasoner", number) for number in self._mapped]
+        paths = [self._path(HEALTHY, number) for number in self._mapped]
         for name, (model, flow) in MODELS.items():
             self._looks[name] = self._at_work.start(diagnosed, paths, model, flow)
 
@@ -134,8 +133,8 @@ class Failure:
         """The first problems that the healthy model solves in enough steps."""
         found = [
             number
-            for number, right in enumerate(self._right["reasoner"])
-            if right and len(self._trace("reasoner", number).steps_in("thinking")) >= 3
+            for number, right in enumerate(self._right[HEALTHY])
+            if right and len(self._trace(HEALTHY, number).steps_in("thinking")) >= 3
         ]
         return found[: self._most]
 
@@ -148,7 +147,7 @@ class Failure:
 
     def _maps(self, models: dict[str, Any], number: int) -> dict[str, StepMap]:
         """The healthy model's text of a problem, in each model: mean over the failure's layers."""
-        trace, maps = self._trace("reasoner", number), {}
+        trace, maps = self._trace(HEALTHY, number), {}
         for name, (_, flow) in MODELS.items():
             with (flow or StepFlow()).attach(models[name]):
                 made = step_saliency(models[name], trace, layers=LAYERS)
@@ -169,8 +168,9 @@ class Failure:
             values = np.array([found[MEASURE].to_numpy() for found in look()])
             if not len(values):
                 continue
-            low, high = _interval(values)
-            table = {"value": values.mean(0), "value_low": low, "value_high": high}
+            everyone = np.ones(len(values), dtype=bool)
+            (mean, low, high), *_ = clustered_difference(values, everyone, np.arange(len(values)))
+            table = {"value": mean, "value_low": low, "value_high": high}
             tables.append(pd.DataFrame({"model": name, "layer": range(len(low)), **table}))
         return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
@@ -179,10 +179,3 @@ class Failure:
 
     def _trace(self, name: str, number: int) -> Trace:
         return Trace.load(self._path(name, number))
-
-
-def _interval(values: np.ndarray) -> Sequence[np.ndarray]:
-    """95% percentile interval of each column's mean, traces drawn anew."""
-    drawn = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
-    low, high = np.quantile(values[drawn].mean(1), [0.025, 0.975], axis=0)
-    return low, high

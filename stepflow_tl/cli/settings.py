@@ -11,29 +11,26 @@ class DemoSettings:
 
     Attributes:
         per_set: Problems in each set.
-        difficulties: A set for each of these numbers of operations. Where the reasoner fails here,
-            it mostly forgets or misreads a premise.
+        difficulties: A set for each of these numbers of operations. The first is of those that the
+            reasoner solves: a model that was fine-tuned to lock in tries them too, and its repair.
+            Where the reasoner fails at the others, it mostly forgets or misreads a premise.
         recall_difficulties: The same, of problems that add the count of just any earlier person;
             where the reasoner fails here, it mostly carries a wrong value.
         maps_per_outcome: At most this many correct, and as many wrong, traces are mapped, equally
             many of both from each set, so that difficulty does not decide.
-        failure_problems: Problems for the reasoner that was fine-tuned to lock in, and its repair.
-        failure_difficulty: Their number of operations; the reasoner itself solves them all.
-        failure_tokens: Where a response to them is cut; true ones are shorter.
-        failure_maps: At most this many of its right solutions are mapped in all three models.
-        max_new_tokens: Where a response is cut.
+        failure_maps: At most this many right solutions of the first set are mapped in all three.
+        failure_tokens: Where those two cut a response to the first set; true ones are shorter.
+        max_new_tokens: Where any other response is cut.
         batch_size: Problems decoded at a time.
         seed: Of the problems.
     """
 
     per_set: int = 50
-    difficulties: tuple[int, ...] = (8, 16, 17, 18)
+    difficulties: tuple[int, ...] = (8, 18)
     recall_difficulties: tuple[int, ...] = (6,)
     maps_per_outcome: int = 30
-    failure_problems: int = 50
-    failure_difficulty: int = 8
-    failure_tokens: int = 300
     failure_maps: int = 6
+    failure_tokens: int = 300
     max_new_tokens: int = 700
     batch_size: int = 100
     seed: int = 2026

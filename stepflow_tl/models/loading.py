@@ -115,6 +115,11 @@ def _locked_in(
     device: str | torch.device | None, dtype: str | torch.dtype | None, options: dict[str, Any]
 ) -> Any:
     """The reasoner that locks in, under its name."""
+    if "hf_model" in options:
+        raise ModelError(
+            f"expected hf_model beside the name of its own weights, got it beside {LOCKED_IN!r}, "
+            'which brings its own; a dose is load_model("reasoner", hf_model=locked_in_decoder(48))'
+        )
     exact = torch.float32 if dtype is None else read_dtype(dtype, ModelError)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     decoder = locked_in_decoder().to(device=place, dtype=exact or torch.float32)

@@ -20,8 +20,6 @@ SMALL = DemoSettings(
     difficulties=(2,),
     recall_difficulties=(12,),
     maps_per_outcome=2,
-    failure_problems=4,
-    failure_difficulty=3,
     failure_maps=1,
     max_new_tokens=400,
     batch_size=16,
@@ -84,7 +82,7 @@ def test_the_failure_is_planted_seen_and_repaired(demo):
     _, summary = demo
     planted = summary["planted"]
     assert [row["model"] for row in planted["accuracy"]] == list(MODELS)
-    assert [row["n"] for row in planted["accuracy"]] == [4, 4, 4]
+    assert [row["n"] for row in planted["accuracy"]] == [8, 8, 8]
     lock_in = {
         name: [row["value"] for row in planted["lock_in"] if row["model"] == name]
         for name in MODELS
@@ -92,7 +90,7 @@ def test_the_failure_is_planted_seen_and_repaired(demo):
     healthy, locked, repaired = lock_in.values()
     for layer in LAYERS:
         assert healthy[layer] < repaired[layer] < locked[layer]
-    assert "n = 4" in failure_sentence(planted)
+    assert "n = 8" in failure_sentence(planted)
 
 
 def solved(difficulty: int, correct: bool, trace) -> Solved:

@@ -57,6 +57,11 @@ def _short(name: str) -> str:
     return f"{numbers[0]}.{part}.{name.rsplit('.', 1)[-1]}"
 
 
+def test_other_weights_beside_its_name_are_refused() -> None:
+    with pytest.raises(ModelError, match="got it beside 'reasoner-locked-in'"):
+        load_model(NAME, hf_model=locked_in_decoder(48))
+
+
 def test_a_dose_that_was_not_kept_is_refused() -> None:
     with pytest.raises(SettingError, match=r"expected a dose in \[48, 60, 72\], got 50"):
         locked_in_decoder(50)
