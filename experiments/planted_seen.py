@@ -152,14 +152,14 @@ def slopes(looked: pd.DataFrame) -> pd.DataFrame:
 def power(looked: pd.DataFrame, draws: int = 500) -> pd.DataFrame:
     """Chance that n planted and n other unplanted traces differ, the right way, at 5%.
 
-    Traces of the dose that repairs are tried at, against other problems' unplanted ones, drawn with
-    replacement from each half; Welch's t-test, two-sided.
+    Traces of the dose that repairs are tried at, and unplanted ones, each drawn with replacement
+    from those of all problems, so that nothing but the failure makes them differ; Welch's t-test,
+    two-sided.
     """
     lines, generator = [], np.random.default_rng(0)
     for failure, rule, layer, measure, values, doses in _by_dose(looked):
         column = int(np.flatnonzero(doses == DOSE[failure])[0]) if DOSE[failure] in doses else -1
-        half = len(values) // 2
-        plain, planted = values[:half, 0], values[half:, column]
+        plain, planted = values[:, 0], values[:, column]
         for size in SIZES:
             a = generator.choice(plain, (draws, size))
             b = generator.choice(planted, (draws, size))

@@ -71,6 +71,11 @@ def accuse_band(
     if against == "reference":
         if not reference:
             raise SettingError("expected reference= for against='reference', got none")
+        if [list(one["layer"]) for one in reference] != [list(one["layer"]) for one in diagnoses]:
+            raise SettingError(
+                f"expected diagnoses of the same {len(diagnoses)} traces and layers by the "
+                f"reference, got {len(reference)} of {len(reference[0])} layers"
+            )
         other = _values(reference, measure)
     elif against == "correct":
         right = np.asarray([] if correct is None else correct, dtype=bool)

@@ -16,6 +16,8 @@ from stepflow_tl.analysis.intervals import Estimate, clustered_difference
 from stepflow_tl.analysis.paired import holm, sign_flip_mean_test
 from stepflow_tl.errors import SettingError
 
+_COLUMNS = ("n", "correct", "wrong", "contrast", "p_value", "p_holm")
+
 
 def contrast(
     rows: pd.DataFrame,
@@ -42,7 +44,7 @@ def contrast(
     Returns:
         A row per arm in order of first appearance: the arm; ``n`` problems; ``correct``, ``wrong``
         and ``contrast`` (correct minus wrong) with ``_low`` and ``_high``, percentile intervals
-        (95%) of a bootstrap that draws whole problems; ``p_value`` of the contrast, by
+        (95%) of a bootstrap that draws whole problems (NaN for one); ``p_value``, by
         `sign_flip_mean_test` over problems; ``p_holm``, corrected over this table (Holm 1979).
 
     Raises:
@@ -51,6 +53,14 @@ def contrast(
     """
     if missing := [name for name in (arm, problem, correct, value) if name not in rows.columns]:
         raise SettingError(f"expected columns {[arm, problem, correct, value]}, got no {missing}")
+    if arm in _COLUMNS:
+        raise SettingError(f"expected a column of arms that the table does not need, got {arm!r}")
+    lacks = rows[[arm, problem, correct, value]].isna().any()
+    if lacks.any() or not np.isfinite(rows[value].to_numpy(dtype=float)).all():
+        raise SettingError(
+            "expected finite values of all responses, got NaN or infinity in "
+            f"{list(lacks.index[lacks]) or value!r}"
+        )
     arms = rows[arm].unique().tolist()
     wide = rows.groupby([problem, correct, arm])[value].mean().unstack(arm)[arms]
     wide = wide.reindex(pd.MultiIndex.from_product([wide.index.unique(0), [True, False]]))
@@ -71,6 +81,8 @@ def contrast(
     )
     result = pd.DataFrame({arm: arms, "n": count})
     for name, (estimate, low, high) in zip(("correct", "wrong", "contrast"), bounds, strict=True):
+        if count < 2:  # one problem drawn again and again says nothing of others
+            low, high = np.full((2, len(arms)), np.nan)
         result[name], result[f"{name}_low"], result[f"{name}_high"] = estimate, low, high
     p_values = [
         sign_flip_mean_test(column, seed=seed, resamples=10 * resamples)
@@ -122,21 +134,24 @@ def controlled_difference(
         resamples: Number of bootstrap samples; ten times as many flips are drawn.
 
     Returns:
-        NaN where there are not at least two problems more than coefficients.
+        NaN where there are not at least two problems more than coefficients, or a control is the
+        same for all problems, or a mixture of others.
 
     Raises:
-        SettingError: The two are of different numbers of problems.
+        SettingError: The two are of different numbers of problems, or a number is infinite.
     """
     if len(differences) != len(controls):
         raise SettingError(
             f"expected controls of {len(differences)} problems, got those of {len(controls)}"
         )
+    if np.isinf(differences).any() or np.isinf(controls).any():
+        raise SettingError("expected finite differences and controls, got infinite ones")
     known = ~np.isnan(differences) & ~np.isnan(controls).any(1)
     y, x = differences[known], controls[known]
     count, unknown = len(y), Estimate(np.nan, np.nan, np.nan)
-    if count < x.shape[1] + 3:
-        return ControlledDifference(count, unknown, unknown, np.nan)
     design = np.column_stack([np.ones(count), x])
+    if count < x.shape[1] + 3 or np.linalg.matrix_rank(design) < design.shape[1]:
+        return ControlledDifference(count, unknown, unknown, np.nan)
     generator = np.random.default_rng(seed)
     drawn = generator.multinomial(count, np.full(count, 1 / count), size=resamples).astype(float)
     weight = np.linalg.pinv(design)[0]

@@ -134,8 +134,10 @@ def sign_flip_mean_test(
         resamples: Number of drawn flips.
 
     Returns:
-        1 where no problem differs.
+        1 where no problem differs; NaN where a difference is NaN or infinite.
     """
+    if not np.isfinite(differences).all():
+        return float("nan")
     sizes = np.sort(np.abs(differences[differences != 0.0]))
     if not sizes.size:
         return 1.0

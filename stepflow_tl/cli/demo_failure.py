@@ -130,20 +130,23 @@ class Failure:
 
     @cached_property
     def _mapped(self) -> list[int]:
-        """The first problems that the healthy model solves in enough steps."""
-        found = [
+        """The first problems of which maps are made."""
+        return self._mappable[: self._most]
+
+    @cached_property
+    def _mappable(self) -> list[int]:
+        """The problems that the healthy model solves in enough steps."""
+        return [
             number
             for number, right in enumerate(self._right[HEALTHY])
             if right and len(self._trace(HEALTHY, number).steps_in("thinking")) >= 3
         ]
-        return found[: self._most]
 
     def _shown(self) -> int | None:
         """The first problem that the failure costs and the repair brings back, or any mapped."""
-        outcomes = zip(*(self._right[name] for name in MODELS), strict=True)
-        told = [n for n, each in enumerate(outcomes) if each == (True, False, True)]
-        found = told or self._mapped
-        return found[0] if found else None
+        outcomes = list(zip(*(self._right[name] for name in MODELS), strict=True))
+        told = [number for number in self._mappable if outcomes[number] == (True, False, True)]
+        return next(iter(told or self._mapped), None)
 
     def _maps(self, models: dict[str, Any], number: int) -> dict[str, StepMap]:
         """The healthy model's text of a problem, in each model: mean over the failure's layers."""

@@ -29,7 +29,11 @@ def repair(
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(help="What maps are compared with: reference, correct (traces), nothing."),
+        typer.Option(
+            help="What maps are compared with: reference, correct (traces), nothing. The first is "
+            "the default with --reference; the others accuse no better than chance "
+            "(docs/planted.md)."
+        ),
     ] = None,
     measure: Annotated[str, typer.Option(help="The measure that accuses.")] = "lock_in",
     tau_max: Annotated[
@@ -47,7 +51,7 @@ def repair(
     What is chosen is never reported on. A diagnosis is no proof: experiments/closed_loop.py
     measures how often it accuses the right layers.
 
-    Example: stepflow-tl repair --problems "16 17" --n 50
+    Example: stepflow-tl repair --model reasoner-locked-in --reference reasoner --problems 8
     """
     from stepflow_tl.decoding.settings import Decoding
     from stepflow_tl.models.loading import load_model
@@ -55,7 +59,12 @@ def repair(
     from stepflow_tl.sweep.closed_loop import TAU_MAX
 
     held_out, reported = _problems(task, path, problems, n)
-    compared = against or ("reference" if reference else "nothing")
+    compared = against or ("reference" if reference else None)
+    if compared is None:
+        raise SettingError(
+            "expected --reference, a healthy model of the same tokenizer to compare with, or "
+            "--against correct or nothing, got neither"
+        )
     found = closed_loop(
         held_out,
         reported,
@@ -93,7 +102,7 @@ def text_of(found: Any, measure: str, against: str) -> str:
             f"n = {row['n']}, {row['fixed']} fixed, {row['broken']} broken, exact McNemar p = "
             f"{row['p_value']:.3g}"
         )
-    lines.append(f"\n{measure} over the repaired layers, reported problems")
+    lines.append(f"\n{measure} over the accused layers, reported problems")
     lines.append(found.measured.round(4).to_string(index=False))
     return "\n".join(lines)
 

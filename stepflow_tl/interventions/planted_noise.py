@@ -55,9 +55,20 @@ class PlantedNoise(Intervention):
             ValueError: A setting is out of range.
         """
         super().__post_init__()
-        if not 0.0 <= self.strength < float("inf"):
+        number = isinstance(self.strength, (int, float))
+        if not number or not 0.0 <= self.strength < float("inf"):
             raise SettingError(
-                f"PlantedNoise: expected a finite strength >= 0, got {self.strength}"
+                f"PlantedNoise: expected a finite strength >= 0, got {self.strength!r}"
+            )
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 1 << 32:
+            raise SettingError(
+                f"PlantedNoise: expected a whole seed from 0 to before 2^32, got {self.seed!r}"
+            )
+        named = (self.layers,) if isinstance(self.layers, int) else self.layers
+        if not isinstance(named, (str, float)) and any(type(x) is int and x == 0 for x in named):
+            raise SettingError(
+                f"PlantedNoise: expected layers from 1 on, got layers={self.layers!r}: before the "
+                "first attention nobody knows where a pass stands"
             )
 
     @property

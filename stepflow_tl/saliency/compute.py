@@ -139,7 +139,8 @@ def step_saliency(
             checkpointing=(checkpointing, False),
             work_file=(work_file, None),
         )
-        made["normalized"] = "row"
+        if rule == "jacobian":
+            made["normalized"] = "row"
         with out_of_memory_as(StepMapError, lambda: _no_smaller(rule, trace)):
             if rule == "jacobian":
                 scores = jacobian_scores(seen, trace, wanted)

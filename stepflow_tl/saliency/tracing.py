@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from stepflow_tl.errors import StepMapError
+from stepflow_tl.errors import NonFiniteError, SettingError, StepMapError
 from stepflow_tl.saliency.maps import StepMap
 
 
@@ -66,7 +66,13 @@ def trace_back(step_map: StepMap, target: int | str = "answer", hops: int = 3) -
 
     Raises:
         StepMapError: There is no such step, or no summary.
+        NonFiniteError: A score is NaN or infinite.
+        SettingError: There is no hop.
     """
+    if hops < 1:
+        raise SettingError(f"expected hops >= 1, got {hops}")
+    if not bool(step_map.scores.isfinite().all()):
+        raise NonFiniteError("expected scores that are numbers, got a map with NaN or infinity")
     step_map = step_map.mean_over_heads()
     at = _target(step_map, target)
     shares = chances(step_map.scores.double().abs().mean(0))
@@ -105,8 +111,8 @@ def _target(step_map: StepMap, target: int | str) -> int:
                 "the number of a step"
             )
         return found[-1]
-    if not isinstance(target, int) or not 0 <= target < count:
+    if isinstance(target, (bool, str)) or not 0 <= target < count:
         raise StepMapError(
             f"expected target='answer' or a step from 0 to {count - 1}, got {target!r}"
         )
-    return target
+    return int(target)

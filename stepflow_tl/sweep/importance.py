@@ -21,39 +21,48 @@ import pandas as pd
 
 from stepflow_tl.analysis import proportion
 from stepflow_tl.errors import SettingError
-from stepflow_tl.sweep.resampling import place_of
+from stepflow_tl.sweep.resampling import Resampling, place_of
 
 Smoothing = Literal["half", "thought-anchors"]
 _THEIRS = 1e-9
 
 
 def importance(
-    rows: pd.DataFrame, *, smoothing: Smoothing = "half", seed: int = 0, resamples: int = 2_000
+    rows: pd.DataFrame, task: Resampling | None = None, *, smoothing: Smoothing = "half"
 ) -> pd.DataFrame:
     """Importance of each step of each trace, of one arm of a sweep over `Resampling`.
 
     Args:
         rows: What `Sweep.run` returned: a row per place and seed.
+        task: The places that must be there; None where rows tell of whole traces.
         smoothing: Of the distributions of answers, before they are compared.
-        seed: Of the bootstrap over rollouts.
-        resamples: Number of bootstrap samples.
 
     Returns:
         A row per place: ``problem, step``; ``n`` rollouts and their ``accuracy`` with Wilson's
-        interval; and of the step that begins there ``importance`` with a percentile interval from
-        drawing rollouts of both places, and ``kl`` in nats. NaN at the last place, where no step
-        begins.
+        interval; and of the step that begins there ``importance`` with the 95% interval of a
+        difference of two proportions that rests on Wilson's (Newcombe 1998, method 10), and ``kl``
+        in nats. NaN at the last place, where no step begins.
 
     Raises:
-        SettingError: There are no rows, rows of several arms, or a place is missing.
+        SettingError: There are no rows, rows of several arms, a place is missing, or the places of
+            a trace have other numbers of rollouts.
     """
     if smoothing not in get_args(Smoothing):
         raise SettingError(f"expected smoothing in {list(get_args(Smoothing))}, got {smoothing!r}")
-    if rows.empty or rows["arm"].nunique() != 1:
-        raise SettingError(f"expected rows of one arm, got {sorted(set(rows['arm'])) or 'none'}")
+    arms = [] if rows.empty else sorted(set(rows["arm"]))
+    if len(arms) != 1:
+        raise SettingError(f"expected rows of one arm, got {arms or 'none'}")
+    if rows["correct"].isna().any():
+        raise SettingError("expected rollouts that were graded, got one without a verdict")
+    missing = set() if task is None else {item.key for item in task.items} - set(rows["problem"])
+    if missing:
+        raise SettingError(
+            f"expected every place of the task, got none of {min(missing)!r} and "
+            f"{len(missing) - 1} others: run the sweep to its end"
+        )
     places = [place_of(key) for key in rows["problem"]]
     table = rows.assign(item=[item for item, _ in places], place=[place for _, place in places])
-    generator, lines = np.random.default_rng(seed), []
+    lines = []
     for item, mine in table.groupby("item", sort=False):
         by_place = {int(part["place"].iloc[0]): part for _, part in mine.groupby("place")}
         if sorted(by_place) != list(range(len(by_place))):
@@ -61,13 +70,19 @@ def importance(
                 f"expected every place of {item!r}, got {sorted(by_place)}: run the sweep to its "
                 "end"
             )
+        counts = sorted({len(part) for part in by_place.values()})
+        if len(counts) > 1:
+            raise SettingError(
+                f"expected as many rollouts from every place of {item!r}, got {counts}: run the "
+                "sweep to its end"
+            )
         for place, here in sorted(by_place.items()):
             right, n = int(here["correct"].sum()), len(here)
             value, low, high = proportion(right, n)
             line = {"problem": item, "step": place, "n": n, "accuracy": value}
             line |= {"accuracy_low": low, "accuracy_high": high}
             after = by_place.get(place + 1)
-            lines.append(line | _step(here, after, smoothing, generator, resamples))
+            lines.append(line | _step(here, after, smoothing))
     return pd.DataFrame(lines)
 
 
@@ -75,18 +90,17 @@ def _step(
     here: pd.DataFrame,
     after: pd.DataFrame | None,
     smoothing: Smoothing,
-    generator: np.random.Generator,
-    resamples: int,
 ) -> dict[str, float]:
     """Importance of the step between two places."""
     names = ("importance", "importance_low", "importance_high", "kl")
     if after is None:
         return dict.fromkeys(names, float("nan"))
-    first, second = (x["correct"].to_numpy(dtype=float) for x in (here, after))
-    drawn = [generator.binomial(len(x), x.mean(), resamples) / len(x) for x in (first, second)]
-    low, high = np.quantile(drawn[1] - drawn[0], [0.025, 0.975])
+    first, second = (proportion(int(x["correct"].sum()), len(x)) for x in (here, after))
+    gained = second.value - first.value
+    low = gained - np.hypot(second.value - second.low, first.high - first.value)
+    high = gained + np.hypot(second.high - second.value, first.value - first.low)
     kl = answer_divergence(list(here["answer"]), list(after["answer"]), smoothing)
-    return dict(zip(names, (second.mean() - first.mean(), low, high, kl), strict=True))
+    return dict(zip(names, (gained, float(low), float(high), kl), strict=True))
 
 
 def answer_divergence(

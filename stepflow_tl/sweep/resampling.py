@@ -157,6 +157,6 @@ def place_of(key: str) -> tuple[str, int]:
         SettingError: It is no place's key.
     """
     item, mark, place = key.rpartition("@")
-    if not mark or not place.isdigit():
+    if not mark or not (place.isascii() and place.isdecimal()):
         raise SettingError(f"expected the key of a place, such as '0123456789ab@3', got {key!r}")
     return item, int(place)

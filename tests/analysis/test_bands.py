@@ -53,6 +53,10 @@ def test_layers_where_it_is_undefined_are_no_window() -> None:
         ({"against": "time"}, "expected against in .* got 'time'"),
         ({"width": 9}, "a width within its layers, got 1 and width=9"),
         ({"against": "reference"}, "expected reference= for against='reference', got none"),
+        (
+            {"against": "reference", "reference": [diagnosis(SICK)] * 2},
+            "expected diagnoses of the same 1 traces and layers .* got 2",
+        ),
         ({"against": "correct", "correct": [True]}, "both kinds among them, got 1 correct of 1"),
     ],
 )

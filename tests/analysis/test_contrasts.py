@@ -92,3 +92,28 @@ def test_a_true_null_is_rejected_rarely_and_covered_mostly():
         covered += found.controlled.low <= 0.0 <= found.controlled.high
     assert rejected / trials < 0.05 + 2 * np.sqrt(0.05 * 0.95 / trials)
     assert covered / trials > 0.90
+
+
+def test_values_that_are_none_are_refused():
+    rows = pd.concat([rows_of(a=[(3, 1), (2, 1)])] * 2)
+    for column, hole in (("value", np.nan), ("value", np.inf), ("problem", np.nan)):
+        holed = rows.astype({column: float}).reset_index(drop=True)
+        holed.loc[0, column] = hole
+        with pytest.raises(SettingError, match=f"expected finite values .*'{column}'"):
+            contrast(holed)
+    with pytest.raises(SettingError, match="expected a column of arms .* got 'contrast'"):
+        contrast(rows.rename(columns={"arm": "contrast"}), arm="contrast")
+
+
+def test_one_problem_has_no_interval():
+    row = contrast(rows_of(a=[(3, 1)])).iloc[0]
+    assert row["contrast"] == 2.0
+    assert row[["contrast_low", "contrast_high"]].isna().all()
+
+
+def test_a_control_that_never_differs_leaves_the_intercept_open():
+    y = np.random.default_rng(0).normal(size=20)
+    found = controlled_difference(y, np.ones((20, 1)))
+    assert found.n == 20 and np.isnan(found.controlled.value) and np.isnan(found.p_value)
+    with pytest.raises(SettingError, match="expected finite differences and controls"):
+        controlled_difference(np.append(y[1:], np.inf), np.ones((20, 1)))

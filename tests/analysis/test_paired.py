@@ -95,3 +95,8 @@ def test_drawn_flips_of_real_numbers_meet_counted_ones(monkeypatch):
     drawn = sign_flip_mean_test(differences, resamples=20_500)
     assert drawn != exact
     assert drawn == pytest.approx(exact, abs=0.01)
+
+
+def test_a_number_that_is_none_has_no_p_value():
+    assert np.isnan(sign_flip_mean_test(np.array([0.1, np.nan, 0.2])))
+    assert np.isnan(sign_flip_mean_test(np.array([0.1, np.inf, 0.2])))

@@ -195,6 +195,10 @@ LOCKED_FLOW = StepFlow(LOCKED)
         (lambda: PlantedDecay(beyond=-1), "expected beyond >= 0 steps, got -1"),
         (lambda: PlantedForgetting(strength=float("nan")), "got nan"),
         (lambda: PlantedNoise(strength=-1.0), "expected a finite strength >= 0, got -1.0"),
+        (lambda: PlantedNoise(strength="a"), "expected a finite strength >= 0, got 'a'"),
+        (lambda: PlantedNoise(seed=1.5), "expected a whole seed from 0 .* got 1.5"),
+        (lambda: PlantedNoise(seed=1 << 40), "expected a whole seed from 0"),
+        (lambda: PlantedNoise(layers=(0, 1)), "expected layers from 1 on, got layers=.0, 1."),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stepflow_tl.errors import StepMapError
+from stepflow_tl.errors import NonFiniteError, SettingError, StepMapError
 from stepflow_tl.saliency import StepMap
 from stepflow_tl.saliency.tracing import chances, passing_map, trace_back
 from stepflow_tl.traces.trace import Step
@@ -57,3 +57,9 @@ def test_targets_that_are_none() -> None:
         trace_back(made(ROWS[:3], SEGMENTS[:3]))
     with pytest.raises(StepMapError, match="or a step from 0 to 3, got 9"):
         trace_back(made(), 9)
+    with pytest.raises(StepMapError, match="or a step from 0 to 3, got True"):
+        trace_back(made(), True)
+    with pytest.raises(SettingError, match="expected hops >= 1, got -2"):
+        trace_back(made(), hops=-2)
+    with pytest.raises(NonFiniteError, match="got a map with NaN"):
+        trace_back(made([[torch.nan] * 4, *ROWS[1:]]))

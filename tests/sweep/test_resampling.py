@@ -67,6 +67,32 @@ class TestImportance:
             importance(both.iloc[:0])
         with pytest.raises(SettingError, match="expected the key of a place"):
             importance(rows_of({"x": [("1", True)]}))
+        with pytest.raises(SettingError, match="expected the key of a place"):
+            importance(rows_of({"x@²": [("1", True)]}))
+        with pytest.raises(SettingError, match=r"as many rollouts from every place .* \[1, 2\]"):
+            importance(rows_of({"x@0": [("1", True)], "x@1": [("1", True)] * 2}))
+        with pytest.raises(SettingError, match="expected rollouts that were graded"):
+            importance(rows_of({"x@0": [("1", None)]}))
+        with pytest.raises(SettingError, match="expected rows of one arm, got none"):
+            importance(pd.DataFrame())
+
+    def test_all_right_after_all_wrong_is_not_certain(self) -> None:
+        """Newcombe's interval of 0/5 to 5/5, computed by hand from Wilson's."""
+        table = importance(rows_of({"x@0": [("1", False)] * 5, "x@1": [("2", True)] * 5}))
+        first = table.iloc[0]
+        wilson_low = 1 / (1 + 1.959964**2 / 5)  # of 5/5
+        assert first["importance_low"] == pytest.approx(1 - math.hypot(*[1 - wilson_low] * 2))
+        assert first["importance_high"] == 1.0
+
+    def test_a_missing_end_is_seen_beside_the_task(
+        self, model: Any, traces: dict[str, Trace]
+    ) -> None:
+        task = Resampling(TASK, traces)
+        keys = [item.key for item in task.items]
+        rows = rows_of({key: [("1", True)] for key in keys})
+        assert len(importance(rows, task)) == len(keys)
+        with pytest.raises(SettingError, match="expected every place of the task, got none of"):
+            importance(rows.iloc[:-1], task)
 
 
 def test_rollouts_go_on_from_each_place(model, traces, tmp_path) -> None:

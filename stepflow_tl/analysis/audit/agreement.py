@@ -77,10 +77,13 @@ def recall_at(scores: Pairs, truth: Pairs, share: float = 0.1) -> float:
 
     The highest are a tenth of all pairs, rounded up; equal scores at the edge count in proportion.
     Where more pairs matter than fit there, it is the share of those that could: a perfect map has
-    1. For a truth that is not of 0 and 1, the pairs that matter are its own highest tenth.
+    1. For a truth that is not of 0 and 1, the pairs that matter are its own highest tenth, but
+    none of those that it calls least.
     """
     size = max(1, int(np.ceil(share * len(truth))))
-    matters = truth == 1 if np.isin(truth, (0, 1)).all() else truth >= np.sort(truth)[-size]
+    matters = truth == 1
+    if not np.isin(truth, (0, 1)).all():
+        matters = (truth >= np.sort(truth)[-size]) & (truth > truth.min())
     if not matters.any():
         return float("nan")
     edge = np.sort(scores)[-size]

@@ -17,7 +17,7 @@ from stepflow_tl.analysis.audit.agreement import (
     recall_at,
     within_distance,
 )
-from stepflow_tl.analysis.audit.truth import Truth
+from stepflow_tl.analysis.audit.truth import Truth, check_map
 from stepflow_tl.errors import SettingError, StepMapError
 from stepflow_tl.models.layers import Band, LayerSpec, resolve_layers
 from stepflow_tl.saliency.maps import StepMap
@@ -57,13 +57,15 @@ def audit(
         A row per rule and layer, and per band, whose map is the mean of its layers' row shares.
         ``rule, layer`` (a number, or the band's name), ``truth``, ``n`` (traces in which something
         can be compared), and with ``_low`` and ``_high``, 95% percentile intervals from drawing
-        whole problems: ``auroc``, over all pairs (concordance, where the truth is not of 0 and 1);
-        ``within``, the same within equal distance; ``recall``, of what matters among the highest
-        tenth; ``correlation``, Spearman's rho, mean over traces. Then the rows of "distance alone"
+        whole problems (NaN for one problem): ``auroc``, over all pairs (concordance, where the
+        truth is not of 0 and 1); ``within``, the same within equal distance; ``recall``, of what
+        matters among the highest tenth; ``correlation``, Spearman's rho, mean over traces. Of
+        signed scores magnitudes count. Then the rows of "distance alone"
         (nearer is more) and of "random" scores, without which no number means anything.
 
     Raises:
         StepMapError: Maps and truths are not of the same traces and steps.
+        NonFiniteError: A map has a score that is NaN or infinite.
         SettingError: There is none, or the problems are not as many.
     """
     truths = [truth] if isinstance(truth, Truth) else list(truth)
@@ -165,6 +167,8 @@ def _interval(
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = totals[:, 0] / totals[:, 1]
     known = ratios[1:][~np.isnan(ratios[1:])]
+    if drawn.shape[1] < 2:  # one problem drawn again and again says nothing of others
+        known = known[:0]
     low, high = np.quantile(known, [0.025, 0.975]) if known.size else (np.nan, np.nan)
     return {name: float(ratios[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
 
@@ -173,7 +177,7 @@ def _scores(step_map: StepMap, layer: LayerSpec) -> Float[Tensor, "query_step ke
     """A layer's map, or the mean of a band's row shares."""
     if not isinstance(layer, int):
         part = step_map.select(layer).mean_over_heads().normalize("row")
-        return part.scores.double().mean(0)
+        return part.scores.double().abs().mean(0)
     found = step_map.mean_over_heads().scores[step_map.layers.index(layer)]
     return found.abs() if bool((found < 0).any()) else found
 
@@ -211,11 +215,7 @@ def _check(
                 f"expected a map of each of {len(truths)} traces, got {len(some)} of {rule!r}"
             )
         for number, (step_map, truth) in enumerate(zip(some, truths, strict=True)):
-            if len(step_map.steps) != len(truth.known):
-                raise StepMapError(
-                    f"expected a map of the {len(truth.known)} steps of trace {number}, got "
-                    f"{len(step_map.steps)} of {rule!r}"
-                )
+            check_map(step_map, len(truth.known), f"{rule!r} of trace {number}")
             if step_map.layers != some[0].layers:
                 raise StepMapError(
                     f"expected maps of the same layers, got {list(step_map.layers)} beside "

@@ -75,9 +75,14 @@ See = Callable[[range, Float[Tensor, "row query vocab"]], None]
 
 
 def run_variants(
-    view: ModelView, trace: Trace, variants: Variants, see: See, *, from_query: int = 0
+    view: ModelView,
+    trace: Trace,
+    variants: Variants,
+    see: See,
+    *,
+    from_query: int | None = None,
 ) -> None:
-    """Run all rows, and show their logits some queries at a time, from where they differ.
+    """Run all rows, and show their logits some queries at a time.
 
     Whatever interventions and hooks are attached to the model act, too; every row is then run from
     its first token, as they expect.
@@ -87,12 +92,13 @@ def run_variants(
         trace: The trace that the rows are variants of.
         variants: The rows.
         see: Is shown the logits.
-        from_query: No logits are needed before this position: what lies before it, and is not the
-            same in all rows, is run in one piece.
+        from_query: The first position whose logits are shown; what lies before it, and is not the
+            same in all rows, is run in one piece. None for where the rows begin to differ.
     """
     size, rows = len(trace), len(variants.tokens)
     followed = bool(view.hooks_on())
-    start = 0 if followed else max(0, min(variants.same_until(trace), size - 1))
+    same = variants.same_until(trace) if from_query is None else from_query
+    start = 0 if followed else max(0, min(variants.same_until(trace), same, size - 1))
     tokens = variants.tokens.to(view.device)
     place = _Place(variants.hidden_from)
     with (
@@ -109,8 +115,9 @@ def run_variants(
         with run.keys_hidden(place.seen):
             begin = start
             while begin < size:
-                whole = from_query > begin
-                place.stop = stop = min(size, from_query if whole else begin + queries)
+                whole = from_query is not None and from_query > begin
+                end = from_query if from_query is not None and whole else begin + queries
+                place.stop = stop = min(size, end)
                 mask = torch.ones(rows, stop, dtype=torch.long, device=view.device)
                 logits, cache = run.run_cached(tokens[:, begin:stop], mask, cache)
                 if not whole:

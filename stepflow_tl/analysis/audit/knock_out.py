@@ -18,7 +18,7 @@ from stepflow_tl.analysis.audit.hiding import (
     run_variants,
 )
 from stepflow_tl.analysis.teacher import divergence
-from stepflow_tl.errors import SettingError, StepMapError
+from stepflow_tl.errors import NonFiniteError, SettingError, StepMapError
 from stepflow_tl.models.base import Model, ModelView
 from stepflow_tl.models.view import view
 from stepflow_tl.saliency.maps import StepMap
@@ -53,7 +53,7 @@ class KnockOut:
 
     def as_map(self) -> StepMap:
         """The matrix as a map of one layer, to be drawn and compared like any other."""
-        scores = torch.where(self.kl.isfinite(), self.kl, torch.zeros_like(self.kl))
+        scores = self.kl.masked_fill(self.kl == -torch.inf, 0.0)
         return StepMap(
             scores=scores[None], layers=(0,), n_layers=1, steps=self.steps, settings=self.settings
         )
@@ -99,6 +99,7 @@ def knock_out(
 
     Raises:
         ValueError: A setting is out of range, or the trace has fewer than two steps.
+        NonFiniteError: The model's logits are NaN.
     """
     _check(trace, temperature, average, hide, batch_size)
     seen = view(model)
@@ -160,6 +161,12 @@ class _Sums:
         """Take some queries."""
         log_p = (logits / self._temperature).log_softmax(-1)
         kl = divergence(log_p[:1], log_p[1:]).clamp_min(0.0).double().cpu()
+        if bool(kl.isnan().any()):
+            raise NonFiniteError(
+                f"expected divergences that are numbers, got NaN at the queries {queries.start} to "
+                f"{queries.stop}: the model's logits are NaN or infinite there; check its weights, "
+                "or try a wider dtype"
+            )
         if self._average == "log_kl":
             kl = (kl + _LOG_FLOOR).log()
         step = self._trace.step_of_token[queries.start : queries.stop]

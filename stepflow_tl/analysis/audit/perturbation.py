@@ -10,6 +10,7 @@ and padding is the control). Lower is better in both.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,8 @@ from stepflow_tl.analysis.audit.hiding import (
     pad_token_id,
     run_variants,
 )
-from stepflow_tl.errors import StepMapError
+from stepflow_tl.analysis.audit.truth import check_map
+from stepflow_tl.errors import SettingError, StepMapError
 from stepflow_tl.models.base import Model, ModelView
 from stepflow_tl.models.view import view
 from stepflow_tl.saliency.maps import StepMap
@@ -61,10 +63,15 @@ def perturbation(
 
     Raises:
         StepMapError: There is no answer, no step before it, or a map of another trace.
+        NonFiniteError: A map has a score that is NaN or infinite.
+        SettingError: There is no map, or a setting is out of range.
     """
+    if not maps:
+        raise SettingError("expected at least one map by the name of its rule, got none")
     span = trace.answer_span if answer is None else answer
     if span is None:
         raise StepMapError(f"expected a boxed answer, or answer=(start, stop), got {trace!r}")
+    _check(trace, span, hide, batch_size)
     sources = [step.index for step in trace.steps if step.stop <= span[0]]
     target = int(trace.step_of_token[span[0]])
     sources = [step for step in sources if step != target]
@@ -74,11 +81,7 @@ def perturbation(
         raise StepMapError(f"expected an answer that begins in a step, got token {span[0]}")
     said = {}
     for name, step_map in maps.items():
-        if len(step_map.steps) != len(trace.steps):
-            raise StepMapError(
-                f"expected maps of the trace's {len(trace.steps)} steps, got "
-                f"{len(step_map.steps)} in {name!r}"
-            )
+        check_map(step_map, trace.steps, repr(name))
         said[name] = attribution(step_map, target)[sources]
     orders = {
         name: [sources[i] for i in np.argsort(-scores, kind="stable")]
@@ -132,7 +135,11 @@ def deletion_curves(
 
     Returns:
         For each rule a point with nothing hidden, and one after each step.
+
+    Raises:
+        SettingError: A setting is out of range.
     """
+    _check(trace, answer, hide, batch_size)
     seen = view(model)
     prefixes = {
         name: [frozenset(order[:count]) for count in range(len(order) + 1)]
@@ -147,6 +154,17 @@ def deletion_curves(
         values = _log_probability(seen, trace, variants, answer)
         found |= dict(zip(some, values.tolist(), strict=True))
     return {name: np.array([found[one] for one in points]) for name, points in prefixes.items()}
+
+
+def _check(trace: Trace, answer: tuple[int, int], hide: str, batch_size: int) -> None:
+    if not 0 < answer[0] < answer[1] <= len(trace):
+        raise SettingError(
+            f"expected answer=(start, stop) within the {len(trace)} tokens, got {answer}"
+        )
+    if hide not in get_args(Hide):
+        raise SettingError(f"expected hide in {list(get_args(Hide))}, got {hide!r}")
+    if batch_size < 1:
+        raise SettingError(f"expected batch_size >= 1, got {batch_size}")
 
 
 def _latest_first(hidden: frozenset[int]) -> tuple[int, list[int]]:

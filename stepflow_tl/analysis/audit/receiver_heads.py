@@ -19,7 +19,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy.stats import kurtosis
 
-from stepflow_tl.errors import StepMapError
+from stepflow_tl.errors import SettingError, StepMapError
 from stepflow_tl.saliency.maps import StepMap
 
 LEAST_STEPS = 16
@@ -109,7 +109,18 @@ def receiver_scores(
         heads: What `receiver_heads` gave, of other traces if their choice is not to flatter.
         top: Number of heads.
         proximity: As there.
+
+    Raises:
+        SettingError: There is no head to average over.
+        StepMapError: A layer of a head is not in the map.
     """
+    if top < 1 or heads.empty:
+        raise SettingError(f"expected top >= 1 of some heads, got top={top} of {len(heads)}")
+    missing = sorted(set(heads.head(top)["layer"]) - set(step_map.layers))
+    if missing:
+        raise StepMapError(
+            f"expected a map with the heads' layers {missing}, got layers {list(step_map.layers)}"
+        )
     columns = column_scores(step_map, proximity=proximity)
     best = heads.head(top)
     chosen = [

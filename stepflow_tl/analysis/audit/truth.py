@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from stepflow_tl.analysis.audit.knock_out import KnockOut
-from stepflow_tl.errors import StepMapError
+from stepflow_tl.errors import NonFiniteError, StepMapError
+from stepflow_tl.saliency.maps import StepMap
 from stepflow_tl.tasks.word_problems import Problem, Verdict
 from stepflow_tl.traces.cuts import tokens_at
 from stepflow_tl.traces.trace import Step, Trace
@@ -122,8 +123,36 @@ def knock_out_truth(result: KnockOut, *, question: bool = True) -> Truth:
     known = torch.ones_like(result.kl, dtype=torch.bool).tril(-1) & ~is_question[:, None]
     if not question:
         known &= ~is_question
-    values = torch.where(result.kl.isfinite(), result.kl, torch.zeros_like(result.kl))
+    values = result.kl.masked_fill(result.kl == -torch.inf, 0.0)
     return Truth(name="knock-out", values=values, known=known)
+
+
+def check_map(step_map: StepMap, steps: Sequence[Step] | int, what: str) -> None:
+    """Refuse a map that is of other steps, or that has scores which are no numbers.
+
+    Args:
+        step_map: The map.
+        steps: The steps that it should be of, or their number.
+        what: Names it in the message.
+
+    Raises:
+        StepMapError: It is of other steps.
+        NonFiniteError: A score is NaN or infinite.
+    """
+    count = steps if isinstance(steps, int) else len(steps)
+    if len(step_map.steps) != count:
+        raise StepMapError(
+            f"expected a map of the trace's {count} steps, got one of {len(step_map.steps)}: {what}"
+        )
+    if not isinstance(steps, int):
+        for mine, wanted in zip(step_map.steps, steps, strict=True):
+            if (mine.start, mine.stop) != (wanted.start, wanted.stop):
+                raise StepMapError(
+                    f"expected a map of this trace, whose step {wanted.index} has the tokens "
+                    f"{wanted.start} to {wanted.stop}, got {mine.start} to {mine.stop}: {what}"
+                )
+    if not bool(step_map.scores.isfinite().all()):
+        raise NonFiniteError(f"expected scores that are numbers, got NaN or infinity: {what}")
 
 
 def labeled_dependencies(trace: Trace) -> Truth:
@@ -145,8 +174,8 @@ def labeled_dependencies(trace: Trace) -> Truth:
         if said is None or step.index not in earlier:
             continue
         known[step.index, [other for other in earlier if other < step.index]] = True
-        for chunk in said:
-            source = of_chunk.get(int(chunk)) if str(chunk).lstrip("-").isdigit() else None
+        for chunk in said if isinstance(said, (list, tuple)) else [said]:
+            source = of_chunk.get(_number(chunk))
             if source is not None and source < step.index:
                 values[step.index, source] = 1.0
     if not bool(known.any()):
@@ -156,13 +185,18 @@ def labeled_dependencies(trace: Trace) -> Truth:
     return Truth(name="labels", values=values, known=known)
 
 
-def _steps_by_chunk(trace: Trace) -> dict[int, int]:
+def _steps_by_chunk(trace: Trace) -> dict[int | None, int]:
     """Of each number among the labels' own, the step's."""
-    return {
-        int(step.labels["chunk_idx"]): step.index
-        for step in trace.steps
-        if "chunk_idx" in step.labels
-    }
+    numbers = {step.index: _number(step.labels.get("chunk_idx")) for step in trace.steps}
+    return {number: step for step, number in numbers.items() if number is not None}
+
+
+def _number(said: object) -> int | None:
+    """A whole number in somebody else's file; None for anything else."""
+    try:
+        return int(str(said))
+    except ValueError:
+        return None
 
 
 def impact_truth(
@@ -183,13 +217,11 @@ def impact_truth(
     count = len(trace.steps)
     values, known = torch.zeros(count, count), torch.zeros(count, count, dtype=torch.bool)
     for row in impacts:
-        source = of_chunk.get(int(str(row["source_chunk_idx"])))
-        targets = row["target_impacts"]
+        source = of_chunk.get(_number(row.get("source_chunk_idx")))
+        targets = row.get("target_impacts")
         for impact in targets if isinstance(targets, list) else []:
-            target, score = (
-                of_chunk.get(int(impact["target_chunk_idx"])),
-                impact["importance_score"],
-            )
+            target = of_chunk.get(_number(impact.get("target_chunk_idx")))
+            score = impact.get("importance_score")
             if source is not None and target is not None and source < target and score is not None:
                 known[target, source] = True
                 values[target, source] = float(score)

@@ -86,3 +86,12 @@ def test_within_distance_is_the_sum_over_distances() -> None:
     ]
     found = within_distance(scores, truth, distances)
     assert found == pytest.approx((sum(x.agree for x in each), sum(x.total for x in each)))
+
+
+def test_recall_of_a_truth_that_is_mostly_least() -> None:
+    """Two of thirty are above zero: those matter, and none of the others."""
+    truth = np.zeros(30)
+    truth[[4, 9]] = [0.5, 2.0]
+    assert recall_at(truth, truth) == 1.0
+    assert recall_at(np.arange(30.0), truth) == 0.0
+    assert recall_at(np.zeros(30), truth) == pytest.approx(3 * 2 / 30 / 2)

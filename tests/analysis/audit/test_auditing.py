@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from stepflow_tl.analysis.audit import Truth, audit
-from stepflow_tl.errors import SettingError, StepMapError
+from stepflow_tl.errors import NonFiniteError, SettingError, StepMapError
 from stepflow_tl.saliency import StepMap
 from stepflow_tl.traces.trace import Step
 
@@ -120,7 +121,10 @@ def test_a_band_is_the_mean_of_row_shares() -> None:
     [
         (lambda m, t: (m[:1], t), "expected a map of each of 2 traces, got 1"),
         (lambda m, t: ({}, t), "expected at least one map and its truth"),
-        (lambda m, t: (random_maps(2, 5), t), "expected a map of the 12 steps of trace 0, got 5"),
+        (
+            lambda m, t: (random_maps(2, 5), t),
+            "expected a map of the trace's 12 steps, got one of 5",
+        ),
     ],
 )
 def test_what_does_not_fit(change, message) -> None:
@@ -134,3 +138,24 @@ def test_truths_are_of_earlier_steps() -> None:
     known = torch.ones(3, 3, dtype=torch.bool).tril(-1)
     with pytest.raises(StepMapError, match="expected finite numbers"):
         Truth(name="x", values=torch.full((3, 3), torch.nan), known=known)
+
+
+def test_numbers_that_are_none_are_refused() -> None:
+    maps = random_maps(2)
+    maps[1].scores[0, 5, 1] = torch.nan
+    with pytest.raises(NonFiniteError, match="got NaN or infinity: .* of trace 1"):
+        audit(maps, truths(2))
+
+
+def test_signs_do_not_matter_in_bands_either() -> None:
+    (plain,), known = random_maps(1), truths(1)
+    signs = torch.where(torch.rand(plain.scores.shape) < 0.5, -1.0, 1.0)
+    signed = StepMap(**{**vars(plain), "scores": plain.scores * signs})
+    both = [audit([one], known).set_index("layer").drop(columns="rule") for one in (plain, signed)]
+    pd.testing.assert_frame_equal(*both)
+
+
+def test_one_problem_says_nothing_of_others() -> None:
+    row = audit(random_maps(1), truths(1)).iloc[0]
+    assert row["auroc"] > 0
+    assert row[["auroc_low", "auroc_high"]].isna().all()

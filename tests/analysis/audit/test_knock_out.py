@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import MODEL_KINDS, hooks_of
+from helpers import MODEL_KINDS, hooks_of, load_tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from stepflow_tl.analysis.audit import hiding, knock_out
 from stepflow_tl.analysis.teacher import divergence
-from stepflow_tl.errors import SettingError, StepMapError
+from stepflow_tl.errors import NonFiniteError, SettingError, StepMapError
 from stepflow_tl.interventions import PlantedLockIn, StepFlow
 from stepflow_tl.models.sites import hook_name
 from stepflow_tl.models.view import view
@@ -162,3 +162,11 @@ def test_a_trace_of_one_step(qwen2: Any, trace: Trace) -> None:
     short = Trace.from_token_ids(qwen2, trace.token_ids[:head], prompt_length=head, strict=False)
     with pytest.raises(StepMapError, match="at least two steps"):
         knock_out(qwen2, short)
+
+
+def test_logits_that_are_no_numbers_are_no_zeros(tiny_folder: Any, trace: Trace) -> None:
+    model = load_tiny(tiny_folder("qwen2"))
+    with torch.no_grad():
+        model.original_model.lm_head.weight[3] = torch.nan
+    with pytest.raises(NonFiniteError, match="got NaN at the queries"):
+        knock_out(model, trace)

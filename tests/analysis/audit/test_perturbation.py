@@ -1,5 +1,6 @@
 """RISE and MAS by hand, and deletion curves against one run for each set."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from stepflow_tl.analysis.audit.perturbation import (
     hops_of,
     mismatch,
 )
-from stepflow_tl.errors import StepMapError
+from stepflow_tl.errors import NonFiniteError, SettingError, StepMapError
 from stepflow_tl.saliency import StepMap, step_saliency
 from stepflow_tl.traces.trace import Trace
 
@@ -84,6 +85,46 @@ def test_what_does_not_fit(qwen2: Any, trace: Trace, others: list[Trace]) -> Non
     share = step_saliency(qwen2, trace, pool="share")
     with pytest.raises(StepMapError, match="expected a boxed answer"):
         perturbation(qwen2, others[0], {"share": share})
-    with pytest.raises(StepMapError, match="expected maps of the trace's"):
+    with pytest.raises(StepMapError, match="expected a map of the trace's 7 steps, got one of 4"):
         wrong = step_saliency(qwen2, others[0], pool="share")
         perturbation(qwen2, trace, {"share": wrong})
+    moved = tuple(replace(step, start=step.start + 1) for step in share.steps)
+    with pytest.raises(StepMapError, match="expected a map of this trace, whose step 0 has"):
+        perturbation(qwen2, trace, {"share": replace(share, steps=moved)})
+    holed = replace(share, scores=share.scores.clone().fill_(torch.nan))
+    with pytest.raises(NonFiniteError, match="got NaN or infinity: 'share'"):
+        perturbation(qwen2, trace, {"share": holed})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hide": "foo"}, "expected hide in .* got 'foo'"),
+        ({"answer": (30, 30)}, "expected answer=.start, stop. within the 86 tokens, got .30, 30"),
+        ({"answer": (-3, -1)}, "within the 86 tokens, got"),
+        ({"answer": (80, 99)}, "within the 86 tokens, got"),
+        ({"batch_size": 0}, "expected batch_size >= 1, got 0"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_bad_settings(qwen2: Any, trace: Trace, settings: dict[str, Any], message: str) -> None:
+    share = step_saliency(qwen2, trace)
+    with pytest.raises(SettingError, match=message):
+        perturbation(qwen2, trace, {"share": share}, **settings)
+    with pytest.raises(SettingError, match="expected at least one map"):
+        perturbation(qwen2, trace, {})
+
+
+def test_batches_do_not_matter_where_the_answer_follows_the_hidden_step(
+    qwen2: Any, trace: Trace
+) -> None:
+    """Nothing hidden alone in a batch: all of the answer's tokens count all the same."""
+    step = trace.steps_in("summary")[-1]
+    orders = {"latest first": list(range(step.index - 1, -1, -1))}
+    span = (step.start, step.stop)
+    alone, *others = (
+        deletion_curves(qwen2, trace, orders, span, batch_size=size)["latest first"]
+        for size in (1, 2, 8)
+    )
+    for curve in others:
+        np.testing.assert_allclose(curve, alone, atol=1e-4)

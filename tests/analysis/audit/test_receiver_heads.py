@@ -6,7 +6,7 @@ from scipy.stats import kurtosis
 
 from stepflow_tl.analysis.audit import receiver_heads, receiver_scores
 from stepflow_tl.analysis.audit.receiver_heads import column_scores
-from stepflow_tl.errors import StepMapError
+from stepflow_tl.errors import SettingError, StepMapError
 from stepflow_tl.saliency import StepMap
 from stepflow_tl.traces.trace import Step
 
@@ -55,3 +55,12 @@ def test_what_is_refused() -> None:
         receiver_heads(made(torch.ones(1, 20, 20)))
     with pytest.raises(StepMapError, match="at least one map"):
         receiver_heads([])
+
+
+def test_heads_that_are_not_in_a_map() -> None:
+    wide = made(torch.rand(2, 20, 20).tril()[None].repeat(1, 1, 1, 1))
+    heads = receiver_heads(wide)
+    with pytest.raises(SettingError, match="expected top >= 1 of some heads, got top=0"):
+        receiver_scores(wide, heads, top=0)
+    with pytest.raises(StepMapError, match=r"the heads' layers \[7\], got layers"):
+        receiver_scores(wide, heads.assign(layer=7))

@@ -111,3 +111,17 @@ def test_knock_out_as_a_truth(qwen2: Any, trace: Trace) -> None:
     assert truth.known.sum() == count * (count - 1) / 2
     alone = knock_out_truth(knock_out(qwen2, trace), question=False)
     assert not alone.known[:, 0].any()
+
+
+def test_labels_of_any_shape(trace: Trace) -> None:
+    """One number in place of a list, and what is none at all."""
+    labels = [{"chunk_idx": n} for n in range(len(trace.steps))]
+    labels[0]["chunk_idx"] = None
+    labels[3]["depends_on"] = "1"
+    labels[4]["depends_on"] = ["--3", None, "2", 99]
+    steps = tuple(replace(s, labels=x) for s, x in zip(trace.steps, labels, strict=True))
+    known = labeled_dependencies(replace(trace, steps=steps))
+    assert known.values.nonzero().tolist() == [[3, 1], [4, 2]]
+    impacts = [{"source_chunk_idx": 1, "target_impacts": [{"target_chunk_idx": 3}]}, {}]
+    with pytest.raises(StepMapError, match="got none"):
+        impact_truth(replace(trace, steps=steps), impacts)
