@@ -5,10 +5,7 @@ from helpers import ROOT
 
 from stepflow_tl.plots import read_facts
 
-OLDER = {"equal_compute", "failure_curves", "layer_ablation", "step_flow", "strengths"}
-"""Drawn before pictures could say so; `make figures` draws them anew."""
-
-PICTURES = sorted(p for p in (ROOT / "figures").glob("*.png") if p.stem not in OLDER)
+PICTURES = sorted((ROOT / "figures").glob("*.png"))
 FACTS = {"settings", "n", "seeds", "models", "versions"}
 
 
