@@ -123,11 +123,11 @@ class TestAsStored:
 def test_what_they_quote_from_the_results_stands_there():
     results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     before, after, _, fixed, broken, p = re.search(
-        r"\| all \| 250 " + r"\| ([\d.]+) .*?" * 3 + r"\| (\d+) \| (\d+) \| ([\d.]+) \|", results
+        r"\| all \| 150 " + r"\| (-?[\d.]+) .*?" * 3 + r"\| (\d+) \| (\d+) \| ([\d.]+) \|", results
     ).groups()
     saliency, flow, sweep = ("".join(map(source, cells(path))) for path in NOTEBOOKS)
     assert f"{before} before, {after} after, exact McNemar p = {p}" in flow
-    assert f"the table's {fixed} fixed, {broken} broken of 250" in sweep
+    assert f"the table's {fixed} fixed, {broken} broken of 150" in sweep
     assert "31 of each" in results
     assert "With 31 traces of each" in saliency
 
