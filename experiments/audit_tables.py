@@ -36,7 +36,7 @@ class Case:
     side: str = ""
 
 
-def by_layer(cases: Sequence[Case], truth: str) -> pd.DataFrame:
+def by_layer(cases: Sequence[Case], truth: str, *, resamples: int = 2_000) -> pd.DataFrame:
     """The audit of every rule against one truth; slow rules of fewer traces."""
     of_truth = [case for case in cases if truth in case.truths]
     together: dict[tuple[int, ...], list[str]] = {}
@@ -48,7 +48,8 @@ def by_layer(cases: Sequence[Case], truth: str) -> pd.DataFrame:
         some = [of_truth[n] for n in numbers]
         maps = {rule: [case.maps[rule] for case in some] for rule in rules}
         truths = [case.truths[truth] for case in some]
-        tables.append(audit(maps, truths, problems=[case.problem for case in some]))
+        problems = [case.problem for case in some]
+        tables.append(audit(maps, truths, problems=problems, resamples=resamples))
     table = pd.concat(tables, ignore_index=True)
     return table.drop_duplicates(["rule", "layer"], ignore_index=True)
 
@@ -115,7 +116,7 @@ def _best_layers(cases: Sequence[Case], truth: str) -> dict[str, tuple[float, in
     problems = sorted({case.problem for case in asked})
     first = set(problems[::2])
     halves = [[c for c in asked if (c.problem in first) == side] for side in (True, False)]
-    tables = [by_layer(half, truth) for half in halves]
+    tables = [by_layer(half, truth, resamples=0) for half in halves]  # no intervals are wanted
     found = {}
     for rule in dict.fromkeys(tables[0]["rule"]):
         measures = [

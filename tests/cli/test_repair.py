@@ -38,6 +38,7 @@ def test_the_locked_in_reasoner_is_accused_where_it_was_trained(tmp_path: Path) 
         (("--problems", "many"), "expected numbers of operations such as '16 17', got 'many'"),
         (("--problems", " "), "expected numbers of operations"),
         (("--task", "no-such-benchmark"), "no-such-benchmark"),
+        (("--problems", "2"), "expected --reference, a healthy model of the same tokenizer"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(arguments: tuple[str, ...], expected: str) -> None:
