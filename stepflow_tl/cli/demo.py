@@ -16,16 +16,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
 
 from stepflow_tl.analysis import PairedOutcome, compare_paired
 from stepflow_tl.analysis.diagnostics import compare_groups
 from stepflow_tl.cli.demo_failure import HEALTHY, LAYERS, Failure
 from stepflow_tl.cli.settings import DemoSettings
-from stepflow_tl.cli.workers import Workers, diagnosed, loaded, solved, workers
+from stepflow_tl.cli.workers import Workers, diagnosed, mapped_twice, solved, workers
 from stepflow_tl.decoding.settings import Decoding
 from stepflow_tl.interventions import StepFlow
-from stepflow_tl.models.view import view
 from stepflow_tl.plots import (
     figure_accuracy,
     figure_failure,
@@ -34,7 +35,7 @@ from stepflow_tl.plots import (
     figure_token_and_step_maps,
     save_figure,
 )
-from stepflow_tl.saliency import step_saliency, token_saliency
+from stepflow_tl.saliency import StepMap
 from stepflow_tl.tasks import WordProblems
 from stepflow_tl.tasks.word_problems import Problem, Verdict, grade
 from stepflow_tl.traces.trace import Trace
@@ -87,21 +88,22 @@ def run_demo(
         alone()
         baseline = _graded(problems, before)
         pairs = matched_pairs(baseline, settings.maps_per_outcome)
+        shown = _start_shown(at_work, pairs, folder)
         shares = _start_maps(at_work, pairs)  # while problems are solved under StepFlow
         ledger = json.loads(under().to_json(orient="records"))
         repaired = _graded(problems, after)
         failure.look()
-        diagnostics = _in_order(shares)
-        found = failure.found()
         facts = {
             "experiment": "demo",
             "settings": asdict(settings),
             "n": {"unplanted": len(problems), "planted": settings.per_set},
             "seeds": {"problems": settings.seed},
-            "models": found.models,
+            "models": failure.weights(),
             "versions": versions(),
         }
-        pictures = _draw_maps(pairs, diagnostics, folder, facts)
+        pictures = _draw_maps(shown, folder, facts)  # while the others are mapped
+        pictures += _draw_curves(pairs, _in_order(shares), folder, facts)
+        found = failure.found()
     table = compare_runs(baseline, repaired)
     table.to_csv(folder / "table.csv", index=False)
     groups = table[table["problems"] != "all"]
@@ -295,34 +297,49 @@ def _in_order(shares: Sequence[Callable[[], list[pd.DataFrame]]]) -> list[pd.Dat
     return [found for share in shares for found in share()]
 
 
+def _start_shown(
+    at_work: Workers, pairs: Sequence[tuple[Solved, Solved]], folder: Path
+) -> dict[str, tuple[Trace, Callable[[], np.ndarray]]]:
+    """Let the first pair be mapped into files; their traces, and what waits for token maps."""
+    if not pairs:
+        return {}
+    shown = {}
+    for name, one in zip(("correct", "wrong"), pairs[0], strict=True):
+        one.trace.save(folder / f"trace_{name}.safetensors")
+        step_map = folder / f"step_map_{name}.safetensors"
+        shown[name] = (one.trace, at_work.start(mapped_twice, one.path, step_map))
+    return shown
+
+
 def _draw_maps(
+    shown: Mapping[str, tuple[Trace, Callable[[], np.ndarray]]],
+    folder: Path,
+    facts: Mapping[str, Any],
+) -> list[Path]:
+    """Token and step maps of one pair; nothing where no pair was found."""
+    if not shown:
+        return []
+    drawn = {}
+    for name, (trace, tokens) in shown.items():
+        token_map = torch.from_numpy(tokens())
+        made = StepMap.load(folder / f"step_map_{name}.safetensors")
+        drawn[f"{name} trace"] = (token_map, trace, made)
+    pictures = save_figure(
+        figure_token_and_step_maps(drawn), folder / "token_and_step_maps", facts=facts
+    )
+    flow = figure_step_flow({name: made for name, (_, _, made) in drawn.items()})
+    return pictures + save_figure(flow, folder / "step_flow", facts=facts)
+
+
+def _draw_curves(
     pairs: Sequence[tuple[Solved, Solved]],
     diagnostics: Sequence[pd.DataFrame],
     folder: Path,
     facts: Mapping[str, Any],
 ) -> list[Path]:
-    """Step maps of one pair, and the failure curves of all; nothing where no pair was found."""
+    """The failure measures of all pairs, by layer; nothing where no pair was found."""
     if not pairs:
         return []
-    model = loaded("reasoner")
-    named = dict(zip(("correct", "wrong"), pairs[0], strict=True))
-    maps = {name: step_saliency(model, one.trace) for name, one in named.items()}
-    tokens = {name: token_saliency(model, one.trace).mean(0) for name, one in named.items()}
-    for name, one in named.items():
-        one.trace.save(folder / f"trace_{name}.safetensors")
-        maps[name].save(folder / f"step_map_{name}.safetensors")
-    pictures = save_figure(
-        figure_token_and_step_maps(
-            {f"{name} trace": (tokens[name], named[name].trace, maps[name]) for name in named}
-        ),
-        folder / "token_and_step_maps",
-        facts=facts,
-    )
-    pictures += save_figure(
-        figure_step_flow({f"{name} trace": maps[name] for name in named}),
-        folder / "step_flow",
-        facts=facts,
-    )
     everyone = [one for pair in pairs for one in pair]
     comparison = compare_groups(
         diagnostics,
@@ -331,5 +348,5 @@ def _draw_maps(
         strata=[s.group for s in everyone],
     )
     comparison.to_csv(folder / "failure_curves.csv", index=False)
-    figure = figure_layer_curves(comparison, n_layers=view(model).n_layers)
-    return pictures + save_figure(figure, folder / "failure_curves", facts=facts)
+    figure = figure_layer_curves(comparison, n_layers=len(diagnostics[0]))
+    return save_figure(figure, folder / "failure_curves", facts=facts)

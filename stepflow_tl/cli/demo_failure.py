@@ -14,12 +14,10 @@ import pandas as pd
 
 from stepflow_tl.analysis import clustered_difference, compare_paired, proportion
 from stepflow_tl.cli.settings import DemoSettings
-from stepflow_tl.cli.workers import Workers, diagnosed, loaded, solved
+from stepflow_tl.cli.workers import Workers, described, diagnosed, mapped, solved
 from stepflow_tl.decoding.settings import Decoding
 from stepflow_tl.interventions import OddsEqualBridge, StepFlow
 from stepflow_tl.models.locked_in import NAME as LOCKED_IN
-from stepflow_tl.models.view import view
-from stepflow_tl.saliency import step_saliency
 from stepflow_tl.saliency.maps import StepMap
 from stepflow_tl.tasks.word_problems import Problem, grade
 from stepflow_tl.traces.trace import Trace
@@ -49,14 +47,12 @@ class Found:
         accuracy: Of each model, a table for `figure_failure`.
         by_layer: The measure of each model, another.
         maps: Of one text that the failure costs and the repair brings back, or of any right one.
-        models: Their weights, by name.
         summary: What JSON can say of it.
     """
 
     accuracy: pd.DataFrame
     by_layer: pd.DataFrame
     maps: dict[str, StepMap]
-    models: dict[str, dict[str, str]]
     summary: dict[str, Any]
 
 
@@ -88,6 +84,11 @@ class Failure:
             )
         self._right: dict[str, list[bool]] = {}
         self._looks: dict[str, Callable[[], list[pd.DataFrame]]] = {}
+        self._shown: dict[str, Callable[[], None]] = {}
+        self._weights = [
+            at_work.start(described, model)
+            for model in dict.fromkeys(m for m, _ in MODELS.values())
+        ]
 
     def look(self) -> None:
         """Once the healthy model has answered: let its right answers be mapped by all three."""
@@ -99,23 +100,21 @@ class Failure:
                 for number, problem in enumerate(self._problems)
             ]
         paths = [self._path(HEALTHY, number) for number in self._mapped]
+        number = self._told
         for name, (model, flow) in MODELS.items():
+            if number is not None:
+                trace, found = self._path(HEALTHY, number), self._map_path(name)
+                self._shown[name] = self._at_work.start(mapped, trace, found, model, flow, LAYERS)
             self._looks[name] = self._at_work.start(diagnosed, paths, model, flow)
 
     def found(self) -> Found:
         """Wait for the maps; what was found."""
         accuracy, by_layer = self._accuracy(), self._by_layer()
         pair = compare_paired(self._right["locked in"], self._right["locked in, repaired"])
-        models = {name: loaded(model) for name, (model, _) in MODELS.items()}
-        number = self._shown()
         return Found(
             accuracy=accuracy,
             by_layer=by_layer,
-            maps={} if number is None else self._maps(models, number),
-            models={
-                view(model).name: {"weights": view(model).weights_hash()}
-                for model in models.values()
-            },
+            maps=self._maps(),
             summary={
                 "repair": repr(REPAIR.interventions[0]),
                 "accuracy": json.loads(accuracy.to_json(orient="records")),
@@ -127,6 +126,10 @@ class Failure:
                 "difference": str(pair.difference),
             },
         )
+
+    def weights(self) -> dict[str, dict[str, str]]:
+        """Of what weights the models are, by their names."""
+        return dict(wait() for wait in self._weights)
 
     @cached_property
     def _mapped(self) -> list[int]:
@@ -142,20 +145,23 @@ class Failure:
             if right and len(self._trace(HEALTHY, number).steps_in("thinking")) >= 3
         ]
 
-    def _shown(self) -> int | None:
+    @property
+    def _told(self) -> int | None:
         """The first problem that the failure costs and the repair brings back, or any mapped."""
         outcomes = list(zip(*(self._right[name] for name in MODELS), strict=True))
         told = [number for number in self._mappable if outcomes[number] == (True, False, True)]
         return next(iter(told or self._mapped), None)
 
-    def _maps(self, models: dict[str, Any], number: int) -> dict[str, StepMap]:
-        """The healthy model's text of a problem, in each model: mean over the failure's layers."""
-        trace, maps = self._trace(HEALTHY, number), {}
-        for name, (_, flow) in MODELS.items():
-            with (flow or StepFlow()).attach(models[name]):
-                made = step_saliency(models[name], trace, layers=LAYERS)
-            maps[name] = made.normalize("row")
+    def _maps(self) -> dict[str, StepMap]:
+        """The healthy model's text of a problem, in each model, at the failure's layers."""
+        maps = {}
+        for name, wait in self._shown.items():
+            wait()
+            maps[name] = StepMap.load(self._map_path(name)).normalize("row")
         return maps
+
+    def _map_path(self, name: str) -> Path:
+        return self._folders[name] / "map.safetensors"
 
     def _accuracy(self) -> pd.DataFrame:
         lines = []

@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
@@ -23,8 +24,10 @@ from stepflow_tl.analysis.diagnostics import diagnose
 from stepflow_tl.decoding.generation import generate_each
 from stepflow_tl.decoding.settings import Decoding
 from stepflow_tl.interventions import StepFlow
+from stepflow_tl.models.layers import LayerSpec
 from stepflow_tl.models.loading import load_model
-from stepflow_tl.saliency import step_saliency
+from stepflow_tl.models.view import view
+from stepflow_tl.saliency import step_saliency, token_saliency
 from stepflow_tl.traces.trace import Trace
 
 _LOOK = 0.1  # seconds between looks at how far the others are
@@ -124,6 +127,32 @@ def solved(
                 trace.save(folder / f"{number}.safetensors")
                 _told(1)
         return pd.DataFrame() if run is None else run.ledger.to_dataframe()
+
+
+def mapped(
+    trace: Path,
+    path: Path,
+    name: str = "reasoner",
+    flow: StepFlow | None = None,
+    layers: LayerSpec = "all",
+) -> None:
+    """Save a saved trace's map in a model, with a flow attached or none, as another file."""
+    model = loaded(name)
+    with nullcontext() if flow is None else flow.attach(model):
+        step_saliency(model, Trace.load(trace), layers=layers).save(path)
+
+
+def mapped_twice(trace: Path, path: Path) -> np.ndarray:
+    """Save a saved trace's map as another file; its token map [query, key], mean over layers."""
+    mapped(trace, path)
+    found: np.ndarray = token_saliency(loaded("reasoner"), Trace.load(trace)).mean(0).numpy()
+    return found
+
+
+def described(name: str) -> tuple[str, dict[str, str]]:
+    """A model's name, and what its weights are, for records."""
+    model = view(loaded(name))
+    return model.name, {"weights": model.weights_hash()}
 
 
 def diagnosed(
