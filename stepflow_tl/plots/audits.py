@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import fill
 
 import matplotlib as mpl
 import numpy as np
@@ -23,6 +24,7 @@ PANELS = {
     "suppression": "their suppression KL",
 }
 _RISE = "RISE (lower is better)"
+_NAME = 32  # characters in a line of what stands beside ten rows
 
 
 def figure_audit(summaries: Mapping[str, pd.DataFrame]) -> Figure:
@@ -60,7 +62,7 @@ def figure_audit(summaries: Mapping[str, pd.DataFrame]) -> Figure:
                 _draw(ax, table, panel)
                 labels = table["rule"].map(literal) if number == 0 else [""] * len(table)
                 ax.set_yticks(np.arange(len(table)), labels)
-            axes[0].set_ylabel(literal(name))
+            axes[0].set_ylabel(literal(fill(name, _NAME)))
         handles, labels = grid[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     return figure
