@@ -14,6 +14,7 @@ EXPERIMENTS := main_table component_ablation layer_ablation strengths equal_comp
 SHOWN := step_flow.png failure_curves.png layer_ablation.png strengths.png equal_compute.png \
 	planted.png closed_loop.png
 SOLUTIONS ?= # GSM8K's example_model_solutions.jsonl, for `make figures-real`
+TRACES ?= # labeled traces in thought-anchors' layout, if there are any
 
 .PHONY: help demo test test-slow test-real test-all check figures figures-real bench-gpu notebooks docs test-hooked clean
 
@@ -49,9 +50,10 @@ figures: .venv/.installed  ## every figure and table, on all cores; stopped, it 
 	cd outputs/experiments && cp $(SHOWN) ../../figures/
 	cp outputs/demo/failure.png figures/
 
-figures-real: .venv/.installed  ## those of SmolLM2 and Gemma: SOLUTIONS=file of labelled solutions
+figures-real: .venv/.installed  ## those of SmolLM2 and Gemma: SOLUTIONS=file of solutions, TRACES=folder
 	$(BIN)/python tests/real/get.py
-	$(BIN)/python experiments/audit.py --real $(SMOLLM2) --solutions $(SOLUTIONS)
+	$(BIN)/python experiments/audit.py --real $(SMOLLM2) --solutions $(SOLUTIONS) \
+		$(if $(strip $(TRACES)),--traces $(TRACES))
 	$(BIN)/python experiments/contrasts.py --solutions $(SOLUTIONS) --n 40
 	$(BIN)/python experiments/contrasts.py --solutions $(SOLUTIONS) --model $(GEMMA) \
 		--name contrasts_gemma

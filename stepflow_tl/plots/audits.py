@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from textwrap import fill
 
 import matplotlib as mpl
 import numpy as np
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 
 from stepflow_tl.errors import SettingError
 from stepflow_tl.plots.marks import checked_table
-from stepflow_tl.plots.style import ARM_COLOR, BASELINE_COLOR, STYLE, literal
+from stepflow_tl.plots.style import ARM_COLOR, BASELINE_COLOR, STYLE, literal, wrapped
 
 PANELS = {
     "premise": "premise used",
@@ -62,7 +61,7 @@ def figure_audit(summaries: Mapping[str, pd.DataFrame]) -> Figure:
                 _draw(ax, table, panel)
                 labels = table["rule"].map(literal) if number == 0 else [""] * len(table)
                 ax.set_yticks(np.arange(len(table)), labels)
-            axes[0].set_ylabel(literal(fill(name, _NAME)))
+            axes[0].set_ylabel(wrapped(name, _NAME))
         handles, labels = grid[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     return figure
