@@ -24,7 +24,7 @@ def test_the_locked_in_reasoner_is_accused_where_it_was_trained(tmp_path: Path) 
     accused = next(line for line in said.splitlines() if line.startswith("accused: layers "))
     assert set(accused.removeprefix("accused: layers ").split(", ")) <= {"4", "5", "6"}
     assert "tau_max = 0.3" in said
-    assert "lock_in over the repaired layers, reported problems" in said
+    assert "lock_in over the accused layers, reported problems" in said
     assert "nothing is repaired" in said or "exact McNemar p = " in said
     stores = sorted(path.name for path in tmp_path.iterdir())
     again = run(*asked, "--tau-max", "0.3", *SMALL, "--out", str(tmp_path))
