@@ -41,10 +41,10 @@ def stand_in(monkeypatch, prompt_tokens, length) -> None:
     monkeypatch.setitem(sys.modules, "flashtrace", module)
 
 
-def test_tokens_are_summed_over_steps_in_each_layer(audit_flashtrace, monkeypatch, model, trace):
+def test_tokens_are_summed_over_steps_in_each_layer(audit_flashtrace, monkeypatch, qwen2, trace):
     stand_in(monkeypatch, trace.token_texts[: trace.prompt_length], len(trace))
-    scores = audit_flashtrace.flashtrace_scores(model, trace)
-    assert scores.shape == (view(model).n_layers, len(trace.steps), len(trace.steps))
+    scores = audit_flashtrace.flashtrace_scores(qwen2, trace)
+    assert scores.shape == (view(qwen2).n_layers, len(trace.steps), len(trace.steps))
     response = [n for n, step in enumerate(trace.steps) if step.start >= trace.prompt_length]
     for number in range(len(trace.steps)):
         lengths = [len(step) for step in trace.steps[:number]] if number in response else []
@@ -53,6 +53,6 @@ def test_tokens_are_summed_over_steps_in_each_layer(audit_flashtrace, monkeypatc
         torch.testing.assert_close(scores[1, number], 2 * expected)
 
 
-def test_a_trace_that_it_reads_otherwise_is_left_out(audit_flashtrace, monkeypatch, model, trace):
+def test_a_trace_that_it_reads_otherwise_is_left_out(audit_flashtrace, monkeypatch, qwen2, trace):
     stand_in(monkeypatch, ["?"] * trace.prompt_length, len(trace))
-    assert audit_flashtrace.flashtrace_scores(model, trace) is None
+    assert audit_flashtrace.flashtrace_scores(qwen2, trace) is None

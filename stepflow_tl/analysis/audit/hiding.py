@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from stepflow_tl.errors import StepMapError
+from stepflow_tl.errors import SettingError, StepMapError
 from stepflow_tl.models.base import ModelView
 from stepflow_tl.models.precision import widened
 from stepflow_tl.traces.rows import publish
@@ -70,6 +70,22 @@ class Variants:
         return min(hidden, int(changed[0, 0]) if len(changed) else len(trace))
 
 
+def check_hiding(trace: Trace, answer: tuple[int, int] | None, hide: str, batch_size: int) -> None:
+    """Refuse what cannot be hidden, or asked of.
+
+    Raises:
+        SettingError: The answer is not within the trace, or a setting is out of range.
+    """
+    if answer is not None and not 0 < answer[0] < answer[1] <= len(trace):
+        raise SettingError(
+            f"expected answer=(start, stop) within the {len(trace)} tokens, got {answer}"
+        )
+    if hide not in get_args(Hide):
+        raise SettingError(f"expected hide in {list(get_args(Hide))}, got {hide!r}")
+    if batch_size < 1:
+        raise SettingError(f"expected batch_size >= 1, got {batch_size}")
+
+
 See = Callable[[range, Float[Tensor, "row query vocab"]], None]
 """Is shown positions of some queries, and the rows' logits there, in float32 or wider."""
 
@@ -97,8 +113,9 @@ def run_variants(
     """
     size, rows = len(trace), len(variants.tokens)
     followed = bool(view.hooks_on())
-    same = variants.same_until(trace) if from_query is None else from_query
-    start = 0 if followed else max(0, min(variants.same_until(trace), same, size - 1))
+    differ = 0 if followed else max(0, min(variants.same_until(trace), size - 1))
+    shown_from = differ if from_query is None else from_query
+    start = min(differ, shown_from)
     tokens = variants.tokens.to(view.device)
     place = _Place(variants.hidden_from)
     with (
@@ -115,9 +132,8 @@ def run_variants(
         with run.keys_hidden(place.seen):
             begin = start
             while begin < size:
-                whole = from_query is not None and from_query > begin
-                end = from_query if from_query is not None and whole else begin + queries
-                place.stop = stop = min(size, end)
+                whole = begin < shown_from
+                place.stop = stop = min(size, shown_from if whole else begin + queries)
                 mask = torch.ones(rows, stop, dtype=torch.long, device=view.device)
                 logits, cache = run.run_cached(tokens[:, begin:stop], mask, cache)
                 if not whole:

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from stepflow_tl.analysis.audit.hiding import (
     Hide,
     Variants,
+    check_hiding,
     log_probability,
     pad_token_id,
     run_variants,
@@ -101,13 +102,10 @@ def knock_out(
         ValueError: A setting is out of range, or the trace has fewer than two steps.
         NonFiniteError: The model's logits are NaN.
     """
-    _check(trace, temperature, average, hide, batch_size)
+    _check(trace, temperature, average)
     seen = view(model)
     span = trace.answer_span if answer is None else answer
-    if span is not None and not 0 < span[0] < span[1] <= len(trace):
-        raise SettingError(
-            f"expected answer=(start, stop) within the {len(trace)} tokens, got {answer}"
-        )
+    check_hiding(trace, span, hide, batch_size)
     count = len(trace.steps)
     pad = pad_token_id(seen) if hide == "tokens" else 0
     kl = torch.zeros(count, count, dtype=torch.float64)
@@ -185,13 +183,10 @@ class _Sums:
         return self._said[1:] - self._said[0]
 
 
-def _check(trace: Trace, temperature: float, average: str, hide: str, batch_size: int) -> None:
+def _check(trace: Trace, temperature: float, average: str) -> None:
     if len(trace.steps) < 2:
         raise StepMapError(f"expected a trace of at least two steps, got {trace!r}")
     if not 0.0 < temperature < float("inf"):
         raise SettingError(f"expected temperature above 0, got {temperature}")
-    for name, value, choices in (("average", average, Average), ("hide", hide, Hide)):
-        if value not in get_args(choices):
-            raise SettingError(f"expected {name} in {list(get_args(choices))}, got {value!r}")
-    if batch_size < 1:
-        raise SettingError(f"expected batch_size >= 1, got {batch_size}")
+    if average not in get_args(Average):
+        raise SettingError(f"expected average in {list(get_args(Average))}, got {average!r}")

@@ -10,7 +10,6 @@ and padding is the control). Lower is better in both.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -21,6 +20,7 @@ from torch import Tensor
 from stepflow_tl.analysis.audit.hiding import (
     Hide,
     Variants,
+    check_hiding,
     log_probability,
     pad_token_id,
     run_variants,
@@ -71,7 +71,7 @@ def perturbation(
     span = trace.answer_span if answer is None else answer
     if span is None:
         raise StepMapError(f"expected a boxed answer, or answer=(start, stop), got {trace!r}")
-    _check(trace, span, hide, batch_size)
+    check_hiding(trace, span, hide, batch_size)
     sources = [step.index for step in trace.steps if step.stop <= span[0]]
     target = int(trace.step_of_token[span[0]])
     sources = [step for step in sources if step != target]
@@ -139,7 +139,7 @@ def deletion_curves(
     Raises:
         SettingError: A setting is out of range.
     """
-    _check(trace, answer, hide, batch_size)
+    check_hiding(trace, answer, hide, batch_size)
     seen = view(model)
     prefixes = {
         name: [frozenset(order[:count]) for count in range(len(order) + 1)]
@@ -154,17 +154,6 @@ def deletion_curves(
         values = _log_probability(seen, trace, variants, answer)
         found |= dict(zip(some, values.tolist(), strict=True))
     return {name: np.array([found[one] for one in points]) for name, points in prefixes.items()}
-
-
-def _check(trace: Trace, answer: tuple[int, int], hide: str, batch_size: int) -> None:
-    if not 0 < answer[0] < answer[1] <= len(trace):
-        raise SettingError(
-            f"expected answer=(start, stop) within the {len(trace)} tokens, got {answer}"
-        )
-    if hide not in get_args(Hide):
-        raise SettingError(f"expected hide in {list(get_args(Hide))}, got {hide!r}")
-    if batch_size < 1:
-        raise SettingError(f"expected batch_size >= 1, got {batch_size}")
 
 
 def _latest_first(hidden: frozenset[int]) -> tuple[int, list[int]]:
