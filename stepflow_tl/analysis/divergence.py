@@ -172,7 +172,12 @@ class _Measure:
 
     def __call__(self, strength: float) -> _Tried:
         """Try a strength."""
-        flow = self.make(strength)
+        try:
+            flow = self.make(strength)
+        except SettingError as error:
+            raise SettingError(
+                f"expected strengths that the flow can be made with, got {strength:g}: {error}"
+            ) from error
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InterventionWarning)  # the divergence says it
             kl = [

@@ -159,6 +159,15 @@ def test_a_target_out_of_reach_is_said(qwen2, trace):
         calibrate_divergence(qwen2, [trace], momentum, target_kl=9.0, high=0.1)
 
 
+def test_a_strength_that_the_flow_refuses_is_said_as_such(qwen2, trace):
+    def bridge(strength):
+        return StepFlow(OddsEqualBridge(tau_max=strength, layers="all"))
+
+    message = "strengths that the flow can be made with, got 2: .*tau_max"
+    with pytest.raises(SettingError, match=message):
+        calibrate_divergence(qwen2, [trace], bridge, target_kl=0.01, high=2.0)
+
+
 def test_a_leap_is_said(qwen2, trace):
     def leaping(strength):
         return momentum(0.0 if strength < 0.3 else 3.0)

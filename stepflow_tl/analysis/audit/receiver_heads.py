@@ -33,11 +33,14 @@ def column_scores(
 
     Args:
         step_map: A map with ``per_head=True``.
-        proximity: How far a later step must be.
+        proximity: How far a later step must be, in steps.
 
     Raises:
         StepMapError: The map's heads were averaged, or it has fewer than 16 steps.
+        SettingError: `proximity` is below 1.
     """
+    if proximity < 1:
+        raise SettingError(f"expected proximity >= 1, a number of steps, got {proximity!r}")
     if not step_map.per_head:
         raise StepMapError("expected a map with its heads apart (per_head=True), got their mean")
     count = len(step_map.steps)

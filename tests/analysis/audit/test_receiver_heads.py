@@ -55,6 +55,8 @@ def test_what_is_refused() -> None:
         receiver_heads(made(torch.ones(1, 20, 20)))
     with pytest.raises(StepMapError, match="at least one map"):
         receiver_heads([])
+    with pytest.raises(SettingError, match="expected proximity >= 1, .* got 0"):
+        receiver_heads(made(torch.rand(1, 1, 20, 20)), proximity=0)
 
 
 def test_heads_that_are_not_in_a_map() -> None:
