@@ -56,9 +56,9 @@ figures-real: .venv/.installed  ## those of SmolLM2 and Gemma: SOLUTIONS=file of
 		$(if $(strip $(TRACES)),--traces $(TRACES))
 	$(BIN)/python experiments/contrasts.py --solutions $(SOLUTIONS) --n 40
 	$(BIN)/python experiments/contrasts.py --solutions $(SOLUTIONS) --model $(GEMMA) \
-		--name contrasts_gemma
+		--name contrasts_gemma --n 16
 	cd outputs/experiments && cp audit.png contrasts.png contrasts_maps.png contrasts_gemma.png \
-		../../figures/
+		contrasts_gemma_maps.png ../../figures/
 
 bench-gpu: .venv/.installed  ## decoding, maps and a sweep on a CUDA device, checked against the CPU
 	$(BIN)/python benchmarks/gpu.py
