@@ -193,7 +193,8 @@ def _loops(
     window = (4, 5, 6)
     lines = []
     for name, case in _cases(chosen, model, held_out, window).items():
-        for choice, layers in (("accused", None), ("planted", window), ("paper's", (0, 1))):
+        choices = (("accused", None), ("planted", window), ("paper's", (0, 1)))
+        for choice, layers in choices[:2] if chosen.fast else choices:
             found = closed_loop(
                 case.tuning,
                 case.reporting,
@@ -204,7 +205,7 @@ def _loops(
                 against=case.against,
                 layers=layers,
                 width=WIDTH,
-                maps=6 if chosen.fast else 60,
+                maps=3 if chosen.fast else 60,
                 decoding=chosen.decoding_of(case.reporting),
                 progress=True,
             )
