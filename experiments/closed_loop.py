@@ -193,8 +193,7 @@ def _loops(
     window = (4, 5, 6)
     lines = []
     for name, case in _cases(chosen, model, held_out, window).items():
-        choices = (("accused", None), ("planted", window), ("paper's", (0, 1)))
-        for choice, layers in choices[:2] if chosen.fast else choices:
+        for choice, layers in (("accused", None), ("planted", window), ("paper's", (0, 1))):
             found = closed_loop(
                 case.tuning,
                 case.reporting,

@@ -72,6 +72,7 @@ def receiver_heads(
 
     Raises:
         StepMapError: A map has no heads, too few steps, or other layers than the first.
+        SettingError: `proximity` is below 1.
     """
     given = [maps] if isinstance(maps, StepMap) else list(maps)
     if not given:
@@ -114,7 +115,7 @@ def receiver_scores(
         proximity: As there.
 
     Raises:
-        SettingError: There is no head to average over.
+        SettingError: There is no head to average over, or `proximity` is below 1.
         StepMapError: A layer of a head is not in the map.
     """
     if top < 1 or heads.empty:
