@@ -21,7 +21,7 @@ FLOORS = [
     {"models"},
     {"traces"},
     {"decoding", "saliency", "interventions"},  # siblings never import each other
-    {"tasks"},
+    {"tasks", "monitor"},
     {"analysis", "plots"},
     {"sweep", "estimate"},
     {"integrations"},

@@ -17,6 +17,7 @@ from torch import Tensor
 from stepflow_tl.analysis.intervals import clustered_difference
 from stepflow_tl.analysis.labels import label_permutation_test
 from stepflow_tl.errors import SettingError
+from stepflow_tl.monitor.measures import OF_SHARES
 from stepflow_tl.saliency.maps import StepMap
 
 LOCK_IN = ("self_share", "neighbor_share", "question_share", "earlier_share", "lock_in")
@@ -67,17 +68,21 @@ def diagnose(step_map: StepMap) -> pd.DataFrame:
         and then ``attrs["undefined"]`` says of which measures, and why (`undefined_measures`).
     """
     step_map = step_map.mean_over_heads()
-    segments = np.array([step.segment for step in step_map.steps])
+    segments = [step.segment for step in step_map.steps]
     raw = step_map.scores.double()
     shares = step_map.normalize("row").scores.double().abs()
     is_in = {
-        name: torch.from_numpy(segments == name) for name in ("question", "thinking", "summary")
+        name: torch.tensor([segment == name for segment in segments])
+        for name in ("thinking", "summary")
     }
+    third = is_in["thinking"].nonzero()[2:, 0].tolist()  # from there on, any share can be positive
+    summary = is_in["summary"].nonzero()[:, 0].tolist()
     layers = np.array(step_map.layers)
     table = {"layer": layers, "depth": layers / max(1, step_map.n_layers - 1)}
     measures = {
-        **_lock_in(shares, is_in["question"], is_in["thinking"]),
-        **_decay(shares, is_in["question"], is_in["thinking"], is_in["summary"]),
+        **_mean_over_steps(LOCK_IN, shares, segments, third),
+        **_mean_over_steps(DECAY[:3], shares, segments, summary),
+        "half_life": _half_life(shares[:, summary][:, :, is_in["thinking"]].mean(1).flip(-1)),
         **block_figures(raw, is_in["thinking"], is_in["summary"]),
     }
     found = pd.DataFrame(table | {name: values.numpy() for name, values in measures.items()})
@@ -104,38 +109,18 @@ def undefined_measures(step_map: StepMap) -> dict[str, str]:
     return reasons
 
 
-def _lock_in(
+def _mean_over_steps(
+    names: Sequence[str],
     shares: Float[Tensor, "layer query_step key_step"],
-    question: Bool[Tensor, "step"],
-    thinking: Bool[Tensor, "step"],
+    segments: Sequence[str],
+    rows: Sequence[int],
 ) -> dict[str, Float[Tensor, "layer"]]:
-    rows = thinking.nonzero()[2:, 0]  # from the third on, every share can be positive
-    neighbor = shares[:, rows, rows - 1]
-    own = shares[:, rows, rows]
-    on_question = shares[:, rows][:, :, question].sum(-1)
-    on_thinking = shares[:, rows][:, :, thinking].sum(-1)
-    return {
-        "self_share": _mean(own),
-        "neighbor_share": _mean(neighbor),
-        "question_share": _mean(on_question),
-        "earlier_share": _mean(on_thinking - own - neighbor),
-        "lock_in": _mean(own + neighbor),
-    }
-
-
-def _decay(
-    shares: Float[Tensor, "layer query_step key_step"],
-    question: Bool[Tensor, "step"],
-    thinking: Bool[Tensor, "step"],
-    summary: Bool[Tensor, "step"],
-) -> dict[str, Float[Tensor, "layer"]]:
-    rows = shares[:, summary]
-    return {
-        "summary_on_thinking": _mean(rows[:, :, thinking].sum(-1)),
-        "summary_on_summary": _mean(rows[:, :, summary].sum(-1)),
-        "summary_on_question": _mean(rows[:, :, question].sum(-1)),
-        "half_life": _half_life(rows[:, :, thinking].mean(1).flip(-1)),
-    }
+    """The mean of measures of single steps, over some of them; NaN over none."""
+    found = {}
+    for name in names:
+        values = [OF_SHARES[name](shares[:, i, : i + 1], segments[: i + 1]) for i in rows]
+        found[name] = _mean(torch.stack([*values], dim=1) if values else shares[:, 0, :0])
+    return found
 
 
 def _half_life(

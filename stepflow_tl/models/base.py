@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -58,6 +58,9 @@ Seen = Callable[[int, int], Bool[Tensor, "row 1 query key"]]
 
 FirstQuery = Callable[[], int | None]
 """Of a pass, the first query whose pattern hook functions want to see; None for none of them."""
+
+Place = Literal["first", "in turn", "last"]
+"""Where hook functions stand among this package's others: before all, in order, or after all."""
 
 ARRIVAL = "arrival"
 """In place of a hook point's name: the function is told each `Arrival`, before hooks there."""
@@ -307,13 +310,18 @@ class ModelView(ABC):
 
     @abstractmethod
     def hooks(
-        self, hooks: Sequence[Hook], first_query: FirstQuery = lambda: 0
+        self,
+        hooks: Sequence[Hook],
+        first_query: FirstQuery = lambda: 0,
+        place: Place = "in turn",
     ) -> AbstractContextManager[None]:
         """Inside, the model runs these hook functions, after those that live on it already.
 
         Args:
             hooks: Pairs of a hook's name, or `ARRIVAL`, and its function.
             first_query: Where patterns are computed on demand, the queries from which they are.
+            place: "first" before whatever else is at a hook point now; "last" after whatever this
+                package puts there, later blocks included.
 
         Raises:
             ModelError: A hook is at a site that this class of models does not have.
@@ -336,7 +344,8 @@ class ModelView(ABC):
 
         For a forward pass inside a forward pass: hooks of the outer one (trackers, caches,
         saliency) must not take the inner one for theirs. On leaving every hook is back in its
-        place. Hooks on other modules than TransformerLens's hook points and the embedding stay.
+        place. Hooks on other modules than TransformerLens's hook points, the embedding and the
+        `output` stay.
         """
 
     @abstractmethod
@@ -357,6 +366,30 @@ class ModelView(ABC):
                 yield
         finally:
             handle.remove()
+
+    @property
+    @abstractmethod
+    def output(self) -> nn.Module:
+        """The module that gives the logits."""
+
+    @contextmanager
+    def watch_logits(
+        self, see: Callable[[Float[Tensor, "batch pos vocab"]], None]
+    ) -> Iterator[None]:
+        """Inside, the logits of each forward pass are seen: of its last positions, or of all."""
+        handle = self.output.register_forward_hook(
+            lambda module, args, given: see(self._logits_of(given))
+        )
+        try:
+            with own_hooks([handle.id]):
+                yield
+        finally:
+            handle.remove()
+
+    def _logits_of(self, given: Any) -> Float[Tensor, "batch pos vocab"]:
+        """The logits in what `output` gives."""
+        logits: Tensor = given[0] if isinstance(given, tuple) else given.logits
+        return logits
 
     def score_scale(self, layer: int) -> float:
         """Factor between q . k and the attention scores of a layer."""

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stepflow_tl.errors import ModelError
-from stepflow_tl.models.base import FirstQuery, ModelView
+from stepflow_tl.models.base import FirstQuery, ModelView, Place
 from stepflow_tl.models.context import context_length_of
 from stepflow_tl.models.decoder import attention_window_of, default_attention, text_config
 from stepflow_tl.models.foreign_hooks import foreign_hooks, without_recorders
@@ -25,6 +25,7 @@ from stepflow_tl.models.sites import Hook, Site
 logger = logging.getLogger(__name__)
 
 _Watcher = Callable[[Int[Tensor, "batch new"]], None]
+_LogitsWatcher = Callable[[Float[Tensor, "batch pos vocab"]], None]
 
 
 @dataclass
@@ -32,14 +33,17 @@ class _Known:
     """What is remembered of one bridge.
 
     Attributes:
-        blocks: Hook functions that its views have put on it, and from which query they are wanted.
+        blocks: Hook functions that its views have put on it, from which query they are wanted, and
+            where they stand among others.
         watchers: Those who see its tokens.
+        of_logits: Those who see its logits.
         bare: The decoder inside, while it runs without bridges.
         agrees: Whether it gives the bridge's logits, and for which state of the weights.
     """
 
-    blocks: list[tuple[Sequence[Hook], FirstQuery]] = field(default_factory=list)
+    blocks: list[tuple[Sequence[Hook], FirstQuery, Place]] = field(default_factory=list)
     watchers: list[_Watcher] = field(default_factory=list)
+    of_logits: list[_LogitsWatcher] = field(default_factory=list)
     bare: HuggingFaceView | None = None
     agrees: tuple[int, bool] | None = None
 
@@ -135,21 +139,46 @@ class BridgeView(HookPointsView):
             stack.enter_context(without_recorders(plain.model))
             for see in known.watchers:
                 stack.enter_context(plain.watch_tokens(see))
-            for hooks, first_query in known.blocks:
-                stack.enter_context(plain.hooks(hooks, first_query))
+            for shown in known.of_logits:
+                stack.enter_context(plain.watch_logits(shown))
+            for block in known.blocks:
+                stack.enter_context(plain.hooks(*block))
             yield plain
 
     @contextmanager
-    def hooks(self, hooks: Sequence[Hook], first_query: FirstQuery = lambda: 0) -> Iterator[None]:
+    def hooks(
+        self,
+        hooks: Sequence[Hook],
+        first_query: FirstQuery = lambda: 0,
+        place: Place = "in turn",
+    ) -> Iterator[None]:
         """Inside, the model runs these hook functions, after those that live on it already."""
-        block = (list(hooks), first_query)
-        with super().hooks(hooks, first_query), _kept(self._known.blocks, block):
+        block = (list(hooks), first_query, place)
+        with super().hooks(*block), _kept(self._known.blocks, block):
             yield
 
     @contextmanager
     def watch_tokens(self, see: _Watcher) -> Iterator[None]:
         """Inside, token ids are seen on their way into the embedding."""
         with super().watch_tokens(see), _kept(self._known.watchers, see):
+            yield
+
+    @property
+    def output(self) -> nn.Module:
+        """The decoder inside."""
+        module: nn.Module = self.decoder
+        return module
+
+    @contextmanager
+    def watch_logits(self, see: _LogitsWatcher) -> Iterator[None]:
+        """Inside, the logits of each forward pass are seen: of its last positions, or of all."""
+        known = self._known
+
+        def once(logits: Float[Tensor, "batch pos vocab"]) -> None:
+            if known.bare is None:  # else who sees it watches the decoder itself
+                see(logits)
+
+        with super().watch_logits(once), _kept(known.of_logits, see):
             yield
 
     @property
@@ -171,8 +200,8 @@ class BridgeView(HookPointsView):
         if self._known.blocks:
             try:
                 with self.bare() as plain, default_attention(plain.model), ExitStack() as stack:
-                    for hooks, first_query in self._known.blocks:
-                        stack.enter_context(plain.hooks(hooks, first_query))
+                    for block in self._known.blocks:
+                        stack.enter_context(plain.hooks(*block))
             except ModelError as error:
                 return str(error)
         return None if self._agrees(probe) else "the decoder inside gives other logits"

@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from stepflow_tl.errors import ModelError
-from stepflow_tl.models.base import ARRIVAL, Arrival, FirstQuery
+from stepflow_tl.models.base import ARRIVAL, Arrival, FirstQuery, Place
 from stepflow_tl.models.decoder import (
     AttentionFunction,
     attention_function,
@@ -46,6 +46,8 @@ DECODER_SITES: tuple[Site, ...] = ("resid_pre", "v", "pattern", "z", "resid_post
 _IMPLEMENTATIONS = ("sdpa", "eager")
 _NONE: list[Any] = []
 _TILE = 64  # queries whose patterns are held at a time
+
+_PLACES: tuple[Place, ...] = ("first", "in turn", "last")
 
 Functions = Sequence[Callable[..., Tensor | None]]
 
@@ -65,7 +67,14 @@ class InsideHook(NamedTuple):
 class _HookSet:
     """The hook functions of one `hooks_inside` block."""
 
-    def __init__(self, decoder: Any, hooks: Sequence[Hook], first_query: FirstQuery) -> None:
+    def __init__(
+        self,
+        decoder: Any,
+        hooks: Sequence[Hook],
+        first_query: FirstQuery,
+        place: Place = "in turn",
+    ) -> None:
+        self.place = place
         layers = range(len(decoder_layers(decoder)))
         known = {hook_name(s, layer): (layer, s) for s in DECODER_SITES for layer in layers}
         self.first_query = first_query
@@ -126,7 +135,7 @@ class _Inside:
     def use(self, sets: list[_HookSet]) -> None:
         """Have these blocks at work and no others."""
         self.sets, self._sites, self._inside = sets, {}, set()
-        for held in sets:
+        for held in sorted(sets, key=lambda one: _PLACES.index(one.place)):
             for at, functions in held.functions.items():
                 self._sites.setdefault(at, []).extend(functions)
                 if not at[1].startswith("resid"):  # whatever passes through attention
@@ -257,20 +266,23 @@ _at_work: WeakKeyDictionary[Any, _Inside] = WeakKeyDictionary()
 
 
 @contextmanager
-def hooks_inside(decoder: Any, hooks: Sequence[Hook], first_query: FirstQuery) -> Iterator[None]:
+def hooks_inside(
+    decoder: Any, hooks: Sequence[Hook], first_query: FirstQuery, place: Place = "in turn"
+) -> Iterator[None]:
     """Inside, a plain Hugging Face model runs these hook functions; blocks nest.
 
     Args:
         decoder: The model; its attention implementation is "sdpa" or "eager".
         hooks: Pairs of a TransformerLens hook name and a function, at the sites named above.
         first_query: Of each pass, the first query whose pattern the functions want to see.
+        place: Where they stand among those of other blocks, later ones included.
 
     Raises:
         ModelError: The model, its attention implementation or a hook is none that this can serve.
     """
     inside = _at_work.get(decoder)
     fresh = _Inside(decoder) if inside is None else inside
-    held = _HookSet(decoder, hooks, first_query)
+    held = _HookSet(decoder, hooks, first_query, place)
     if inside is None:
         fresh.install()
         _at_work[decoder] = fresh
@@ -289,15 +301,16 @@ def only_hooks_inside(decoder: Any, hooks: Sequence[Hook]) -> Iterator[None]:
     """Inside, a plain Hugging Face model runs these hook functions and none of other blocks."""
     embedding = decoder.get_input_embeddings()
     watchers, inside = embedding._forward_pre_hooks, _at_work.get(decoder)
+    outputs = decoder._forward_hooks
     outer = ([], 0) if inside is None else (inside.sets, inside.seen)
     try:
-        embedding._forward_pre_hooks = type(watchers)()
+        embedding._forward_pre_hooks, decoder._forward_hooks = type(watchers)(), type(outputs)()
         if inside is not None:
             inside.use([_HookSet(decoder, [], lambda: None)])  # so that it stays installed
         with hooks_inside(decoder, hooks, lambda: 0):
             yield
     finally:
-        embedding._forward_pre_hooks = watchers
+        embedding._forward_pre_hooks, decoder._forward_hooks = watchers, outputs
         if inside is not None:
             inside.use(outer[0])
             inside.seen = outer[1]

@@ -18,6 +18,7 @@ HOOK_DICTS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backw
 _OF_MODELS = ("transformers.", "transformer_lens.model_bridge.")
 
 _own: set[int] = set()  # numbers of this package's handles; torch gives each number once
+_last: set[int] = set()  # those of them that run after all others of this package
 
 
 @contextmanager
@@ -34,6 +35,28 @@ def own_hooks(numbers: Iterable[int]) -> Iterator[None]:
 def hook_numbers(modules: Iterable[nn.Module]) -> set[int]:
     """Numbers of the handles of all hooks on these modules."""
     return {n for m in modules for hooks in HOOK_DICTS for n in getattr(m, hooks)}
+
+
+@contextmanager
+def in_place(modules: Iterable[nn.Module], numbers: Iterable[int], place: str) -> Iterator[None]:
+    """Inside, the forward hooks of these handles stand "first", "last", or where they are.
+
+    Those that stand last stay so when others come.
+    """
+    mine = set(numbers)
+    if place == "last":
+        _last.update(mine)
+    for module in modules:
+        held = module._forward_hooks
+        if place == "first":
+            for number in reversed([n for n in held if n in mine]):
+                held.move_to_end(number, last=False)
+        for number in [n for n in held if n in _last]:
+            held.move_to_end(number)
+    try:
+        yield
+    finally:
+        _last.difference_update(mine)
 
 
 def foreign_hooks(*roots: Any) -> list[str]:

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stepflow_tl.errors import ModelError
-from stepflow_tl.models.base import ARRIVAL, Arrival, FirstQuery, ModelView, Seen
-from stepflow_tl.models.foreign_hooks import HOOK_DICTS, hook_numbers, own_hooks
+from stepflow_tl.models.base import ARRIVAL, Arrival, FirstQuery, ModelView, Place, Seen
+from stepflow_tl.models.foreign_hooks import HOOK_DICTS, hook_numbers, in_place, own_hooks
 from stepflow_tl.models.sites import SITES, Hook, Site, hook_name
 
 
@@ -43,14 +43,19 @@ class HookPointsView(ModelView):
         return logits
 
     @contextmanager
-    def hooks(self, hooks: Sequence[Hook], first_query: FirstQuery = lambda: 0) -> Iterator[None]:
+    def hooks(
+        self,
+        hooks: Sequence[Hook],
+        first_query: FirstQuery = lambda: 0,
+        place: Place = "in turn",
+    ) -> Iterator[None]:
         """Inside, the model runs these hook functions, after those that live on it already."""
-        before = hook_numbers(self._points())
-        with (
-            self.model.hooks(fwd_hooks=at_hook_points(hooks)),
-            own_hooks(hook_numbers(self._points()) - before),
-        ):
-            yield
+        points = self._points()
+        before = hook_numbers(points)
+        with self.model.hooks(fwd_hooks=at_hook_points(hooks)):
+            mine = hook_numbers(points) - before
+            with own_hooks(mine), in_place(points, mine, place):
+                yield
 
     def keys_hidden(self, seen: Seen) -> AbstractContextManager[None]:
         """Inside, queries see no keys but these, in all layers and heads."""
@@ -67,6 +72,7 @@ class HookPointsView(ModelView):
         model = self.model
         aside = [(p, name, getattr(p, name)) for p in self._points() for name in HOOK_DICTS]
         aside.append((model.embed, "_forward_pre_hooks", model.embed._forward_pre_hooks))
+        aside.append((self.output, "_forward_hooks", self.output._forward_hooks))
         for block in model.blocks:  # a bridge's outer pass may be told to stop early: not this one
             if getattr(block, "_stop_at_layer_idx", None) is not None:
                 aside.append((block, "_stop_at_layer_idx", block._stop_at_layer_idx))
@@ -151,6 +157,17 @@ class HookedView(HookPointsView):
     def decoder(self) -> None:
         """None."""
         return
+
+    @property
+    def output(self) -> nn.Module:
+        """Its unembedding."""
+        module: nn.Module = self.model.unembed
+        return module
+
+    def _logits_of(self, given: Any) -> Float[Tensor, "batch pos vocab"]:
+        logits: Tensor = given
+        cap = float(getattr(self.model.cfg, "output_logits_soft_cap", -1.0) or -1.0)
+        return cap * torch.tanh(logits / cap) if cap > 0 else logits
 
     def attention_window(self, layer: int) -> int | None:
         """Number of keys a query of this layer sees at most, its own included; None for all."""

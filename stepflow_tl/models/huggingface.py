@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stepflow_tl.errors import ModelError
-from stepflow_tl.models.base import FirstQuery, ModelView, Seen
+from stepflow_tl.models.base import FirstQuery, ModelView, Place, Seen
 from stepflow_tl.models.context import context_length_of
 from stepflow_tl.models.decoder import (
     attention_module,
@@ -117,10 +117,19 @@ class HuggingFaceView(ModelView):
         yield self
 
     def hooks(
-        self, hooks: Sequence[Hook], first_query: FirstQuery = lambda: 0
+        self,
+        hooks: Sequence[Hook],
+        first_query: FirstQuery = lambda: 0,
+        place: Place = "in turn",
     ) -> AbstractContextManager[None]:
         """Inside, its layers run these hook functions, after those at work already."""
-        return hooks_inside(self.model, hooks, first_query)
+        return hooks_inside(self.model, hooks, first_query, place)
+
+    @property
+    def output(self) -> nn.Module:
+        """The model itself."""
+        module: nn.Module = self.model
+        return module
 
     def keys_hidden(self, seen: Seen) -> AbstractContextManager[None]:
         """Inside, queries see no keys but these, in all layers and heads."""

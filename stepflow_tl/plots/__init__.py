@@ -8,8 +8,8 @@ byte-identical for equal data. In reading order:
 * ``labels``, ``segments``: steps named by their words, and by the segment that they lie in;
 * ``map_parts``, ``maps``, ``flow``: step maps and token maps, and arcs between steps;
 * ``marks``: points with intervals, for ``curves``, ``comparisons``, ``ablations``, ``compute``,
-  ``repair`` and ``contrasts``, which draw the tables of experiments; ``audits`` draws what maps
-  see, ``planted`` what failures cost that were put there, ``failure`` one of them on a page,
+  ``repair`` and ``contrasts``, which draw the tables of experiments; ``monitor`` draws what was seen
+  while decoding; ``audits`` what maps see, ``planted`` what failures cost that were put there, ``failure`` one of them on a page,
   ``closed_loop`` what diagnosis leads to;
 * ``notebook``: CircuitsVis views, offline and safe.
 """
@@ -35,6 +35,7 @@ from stepflow_tl.plots.maps import (
     plot_step_map,
     plot_token_map,
 )
+from stepflow_tl.plots.monitor import plot_monitor
 from stepflow_tl.plots.planted import figure_planted
 from stepflow_tl.plots.repair import (
     figure_difficulty_gain,
@@ -72,6 +73,7 @@ __all__ = [
     "figure_strategies",
     "figure_strengths",
     "figure_token_and_step_maps",
+    "plot_monitor",
     "plot_step_flow",
     "plot_step_map",
     "plot_token_map",
