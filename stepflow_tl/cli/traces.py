@@ -1,4 +1,4 @@
-"""Commands on traces: demo, generate, saliency, diagnose, import, export."""
+"""Commands on traces: demo, generate, saliency, read, diagnose, import, export."""
 
 from __future__ import annotations
 
@@ -188,6 +188,42 @@ def saliency(
             },
         )
         typer.echo(f"  {files[0]}")
+
+
+@app.command()
+def read(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="A saved trace and maps of it (.safetensors), or a sweep's .sqlite."),
+    ],
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("outputs/read.html"),
+    after: Annotated[
+        list[Path] | None,
+        typer.Option(help="What it is compared with: a trace, a map; once for each file."),
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="The page's title.")] = None,
+    model: Annotated[
+        str, typer.Option(help="Of a sweep: its model, whose tokenizer reads the answers.")
+    ] = "reasoner",
+) -> None:
+    """Write the one-file reader: text beside its maps, in any browser, without a network.
+
+    Example: stepflow-tl read trace.safetensors map.safetensors --out page.html
+    """
+    from stepflow_tl.errors import SettingError
+    from stepflow_tl.views import read_files, read_sweep
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    stores = [path for path in files if path.suffix == ".sqlite"]
+    if stores:
+        if len(files) > 1 or after:
+            raise SettingError(f"expected one .sqlite by itself, got {len(files)} files")
+        from stepflow_tl import load_model
+
+        page = read_sweep(stores[0], load_model(model), title)
+        typer.echo(f"  {page.write(out)}")
+        return
+    typer.echo(f"  {read_files(files, after or (), title).write(out)}")
 
 
 @app.command()

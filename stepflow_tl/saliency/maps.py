@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _PATTERN = re.compile(r"blocks\.(\d+)\.attn\.hook_pattern")
 _FILE_KIND = "stepflow_tl.StepMap"
 PLOTS = "stepflow_tl.plots"  # a higher floor
+VIEWS = "stepflow_tl.views"
 TRACING = "stepflow_tl.saliency.tracing"  # which reads maps
 
 
@@ -187,6 +188,19 @@ class StepMap:
     def plot(self, ax: Axes | None = None, **options: Any) -> Axes:
         """Draw the map, averaged over layers and heads: `stepflow_tl.plots.plot_step_map`."""
         return cast("Axes", import_module(PLOTS).plot_step_map(self, ax=ax, **options))
+
+    def to_html(self, path: str | Path, trace: Trace | None = None, **known: Any) -> Path:
+        """Write the one-file reader: text beside the map (`stepflow_tl.views.Reader.of`).
+
+        Example::
+
+            maps.to_html("trace.html", trace, after=repaired_maps)
+        """
+        return cast("Path", import_module(VIEWS).Reader.of(self, trace, **known).write(path))
+
+    def show(self, trace: Trace | None = None, **known: Any) -> Any:
+        """The same page in a notebook, in a frame of its own."""
+        return import_module(VIEWS).Reader.of(self, trace, **known)
 
     def save(self, path: str | Path) -> None:
         """Write the map to one safetensors file (scores, and the rest as JSON)."""

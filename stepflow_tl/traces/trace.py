@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -49,6 +50,7 @@ from stepflow_tl.traces.templates import expected_format
 from stepflow_tl.traces.tokens import FRAME, TextStream, TokenLabel, end_token_ids, tokenizer_in
 
 _FILE_KIND = "stepflow_tl.Trace"
+VIEWS = "stepflow_tl.views"  # a higher floor
 
 
 @dataclass(frozen=True)
@@ -563,6 +565,16 @@ class Trace:
         if not all(0 <= span.start <= span.stop <= size for span in spans):
             raise TraceError(f"expected spans within {size} tokens, got others")
         Format.from_description(self._delimiters)
+
+    def to_html(self, path: str | Path, maps: Any = None, **known: Any) -> Path:
+        """Write the one-file reader of the trace, and of its maps (`stepflow_tl.views.Reader.of`).
+
+        Args:
+            path: The file.
+            maps: A `StepMap` of the trace, or several by name; None for the text alone.
+            known: What else is known of it: the attributes of `stepflow_tl.views.Reading`.
+        """
+        return cast("Path", import_module(VIEWS).Reader.of(maps, self, **known).write(path))
 
     def save(self, path: str | Path) -> None:
         """Write the trace to one safetensors file (token ids, and the rest as JSON)."""
