@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from stepflow_tl.errors import SettingError
+from stepflow_tl.interventions.conditions import Condition
 from stepflow_tl.interventions.ledger import Later
 from stepflow_tl.interventions.position import EditPosition
 from stepflow_tl.models.layers import LayerSpec, check_layer_spec
@@ -34,6 +35,7 @@ class Intervention(ABC):
 
     Attributes:
         layers: The layers it works on; see `stepflow_tl.models.layers.LayerSpec`.
+        when: In which steps it acts (`stepflow_tl.monitor.conditions`); None for all.
         site: Of the class: the hook point of each layer whose tensor it edits.
         reads: Of the class: other hook points of the layer, earlier in the pass, that it sees.
         columns: Of the class: the columns of the ledger that it reports.
@@ -44,6 +46,7 @@ class Intervention(ABC):
     """
 
     layers: LayerSpec
+    when: Condition | None = field(default=None, repr=False)
 
     site: ClassVar[Site]
     reads: ClassVar[tuple[Site, ...]] = ()

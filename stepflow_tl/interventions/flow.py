@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import pandas as pd
+
 from stepflow_tl.errors import InterventionWarning, ModelError, SettingError, WrongTypeError
 from stepflow_tl.interventions.base import Intervention
+from stepflow_tl.interventions.conditions import Decisions, run_ahead
 from stepflow_tl.interventions.gradient_momentum import GradientMomentum
 from stepflow_tl.interventions.ledger import Ledger
 from stepflow_tl.interventions.odds_equal_bridge import OddsEqualBridge
@@ -22,7 +25,8 @@ from stepflow_tl.models.base import Model, ModelView
 from stepflow_tl.models.hooked import at_hook_points
 from stepflow_tl.models.sites import Hook
 from stepflow_tl.models.view import view
-from stepflow_tl.traces.formats import Format
+from stepflow_tl.text import one_line
+from stepflow_tl.traces.formats import Format, named_format
 from stepflow_tl.traces.trace import Trace
 
 PRESETS = ("paper", "release", "digest")
@@ -38,9 +42,11 @@ class Run:
         actions: How often any of the interventions acted.
         extra_tokens: Tokens that interventions ran through the model beside the caller's, forward
             and backward.
+        decisions: What the interventions' conditions (`when`) decided, step by step.
     """
 
     ledger: Ledger
+    decisions: Decisions
     _tracker: Tracker
     _actions: tuple[tuple[str, str], ...]
 
@@ -141,7 +147,14 @@ class StepFlow:
         """The variants that the news digest of the paper describes, in place of OEB and SMI."""
         return cls(UniformPriorBridge(), GradientMomentum())
 
-    def fwd_hooks(self, model: Model, trace: Trace, *, ledger: Ledger | None = None) -> list[Hook]:
+    def fwd_hooks(
+        self,
+        model: Model,
+        trace: Trace,
+        *,
+        ledger: Ledger | None = None,
+        decisions: Decisions | None = None,
+    ) -> list[Hook]:
         """Hooks for running the model on a known trace, as TransformerLens takes them.
 
         Args:
@@ -149,6 +162,8 @@ class StepFlow:
             trace: The trace whose tokens (or a prefix of them) the model will be run on, whole
                 or in chunks against a KV cache, in every row of the batch.
             ledger: Where to write what they do.
+            decisions: Those of an earlier run, such as ``run.decisions``, which conditions repeat;
+                what it does not say is decided on a run of the trace of its own, step by step.
 
         Returns:
             Pairs of hook name and hook function, for ``model.run_with_hooks(trace.tokens,
@@ -165,7 +180,10 @@ class StepFlow:
                 "which takes no TransformerLens hooks: use StepFlow.attach(model, tokenizer=...)"
             )
         tracker, ledger = Tracker(seen, trace=trace), Ledger() if ledger is None else ledger
-        hooks = hooks_of(self.interventions, seen, tracker, ledger)
+        if any(item.when is not None for item in self.interventions):
+            decisions = self.decide(model, trace, decisions=decisions)
+            self._refuse_closed(decisions, trace)
+        hooks = hooks_of(self.interventions, seen, tracker, ledger, Decisions(decisions))
         return at_hook_points([*tracker.hooks(), *hooks])
 
     @contextmanager
@@ -176,6 +194,7 @@ class StepFlow:
         tokenizer: Any | None = None,
         format: str | Format = "auto",
         prompt_length: int | None = None,
+        decisions: Decisions | None = None,
     ) -> Iterator[Run]:
         """Intervene in everything the model runs inside this block.
 
@@ -199,6 +218,7 @@ class StepFlow:
             format: How the model writes its reasoning; `stepflow_tl.generate` knows by itself.
             prompt_length: Number of prompt tokens, where neither `stepflow_tl.generate` drives the
                 model nor an opening delimiter shows where the thinking begins.
+            decisions: Those of an earlier run, which conditions repeat where tokens are the same.
 
         Yields:
             The run, with its ledger.
@@ -210,7 +230,8 @@ class StepFlow:
         Warns:
             InterventionWarning: On leaving, for each intervention that never fired.
         """
-        seen, ledger = view(model), Ledger()
+        self._refuse_impossible(named_format(format))
+        seen, ledger, decided = view(model), Ledger(), Decisions(decisions)
         tracker = Tracker(
             seen,
             format=format,
@@ -218,8 +239,8 @@ class StepFlow:
             tokenizer=tokenizer,
             report=ledger.of_row,
         )
-        run = Run(ledger, tracker, self._actions())
-        hooks = hooks_of(self.interventions, seen, tracker, ledger)
+        run = Run(ledger, decided, tracker, self._actions())
+        hooks = hooks_of(self.interventions, seen, tracker, ledger, decided)
         if not hooks:
             yield run
             return
@@ -228,6 +249,73 @@ class StepFlow:
             yield run
         for message in self._silences(run):
             warnings.warn(message, InterventionWarning, stacklevel=3)
+
+    def decide(
+        self, model: Model | ModelView, trace: Trace, *, decisions: Decisions | None = None
+    ) -> Decisions:
+        """What the conditions decide of a trace's steps, on a run of it, step by step.
+
+        Args:
+            model: The model.
+            trace: The trace.
+            decisions: Those of an earlier run, which are repeated.
+        """
+        made = Decisions(decisions)
+        run_ahead(
+            view(model),
+            trace,
+            lambda follower: hooks_of(self.interventions, view(model), follower, Ledger(), made),
+        )
+        return made
+
+    def preview(
+        self, model: Model | ModelView, trace: Trace, *, decisions: Decisions | None = None
+    ) -> pd.DataFrame:
+        """The steps of a trace in which interventions would act.
+
+        Args:
+            model: The model.
+            trace: The trace, on which conditions are decided as by `decide`.
+            decisions: Those of an earlier run, which are repeated.
+
+        Returns:
+            Columns ``intervention, step, segment, text`` and the scores that decided; an
+            intervention without a condition has all steps of thinking and summary.
+        """
+        made = self.decide(model, trace, decisions=decisions)
+        opened = {(one.intervention, one.step): one.scores for one in made if one.is_open}
+        lines = []
+        for item, name in zip(self.interventions, names_of(self.interventions), strict=True):
+            for one in trace.steps:
+                if one.segment == "question" or item.is_neutral:
+                    continue
+                if item.when is None or (name, one.index) in opened:
+                    where = {"intervention": name, "step": one.index, "segment": one.segment}
+                    scores = opened.get((name, one.index), {})
+                    lines.append({**where, "text": one_line(one.text), **scores})
+        columns = ["intervention", "step", "segment", "text"]
+        return pd.DataFrame(lines, columns=None if lines else columns)
+
+    def _refuse_impossible(self, form: Format) -> None:
+        """Refuse conditions that can hold in no response of a format."""
+        for item in self.interventions:
+            why = None if item.when is None else item.when.never(form)
+            if why is not None:
+                raise SettingError(
+                    f"expected {item.name} to have a condition that can hold in the format "
+                    f"{form.name!r}, got {item.when!r}: {why}"
+                )
+
+    def _refuse_closed(self, decisions: Decisions, trace: Trace) -> None:
+        """Refuse conditions on steps and texts that no step of a known trace meets."""
+        for item, name in zip(self.interventions, names_of(self.interventions), strict=True):
+            if item.when is None or item.when.is_measured or item.is_neutral:
+                continue
+            if not any(one.is_open for one in decisions if one.intervention == name):
+                raise SettingError(
+                    f"expected {item.name} to have a condition that some step of the trace meets, "
+                    f"got {item.when!r}, which holds in none of the steps of {trace!r}"
+                )
 
     def _actions(self) -> tuple[tuple[str, str], ...]:
         """Name in the ledger and column that counts actions, of each intervention."""
@@ -238,6 +326,12 @@ class StepFlow:
         """What to say of each intervention that never fired."""
         for item, name in zip(self.interventions, names_of(self.interventions), strict=True):
             if not run.forwards or item.is_neutral or run.ledger.total(name, item.fired):
+                continue
+            made = [one for one in run.decisions if one.intervention == name]
+            if item.when is not None and not any(one.is_open for one in made):
+                yield f"{item!r} never acted: its condition, {item.when!r}, held in none of " + (
+                    f"{len(made)} steps"
+                )
                 continue
             rows = int(run.ledger.total(name, "rows_seen"))
             yield f"{item!r} never fired in {run.forwards} forward passes" + (

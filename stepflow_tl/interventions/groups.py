@@ -72,6 +72,13 @@ class Groups:
         size = self.bridge_size + self.current_size
         return (self.bridge_size / size.clamp_min(1.0)).sqrt()[..., None]
 
+    def where(self, acting: Bool[Tensor, "batch query"]) -> Groups:
+        """The same for some rows; all others have neither B nor S."""
+        others = self.members.new_tensor([0.0, 0.0, 1.0])
+        return Groups(
+            torch.where(acting.to(self.members.device)[..., None, None], self.members, others)
+        )
+
     def to(self, device: torch.device) -> Groups:
         """The same on another device."""
         return self if self.members.device == device else Groups(self.members.to(device))

@@ -12,13 +12,13 @@ from itertools import repeat
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from stepflow_tl.interventions.groups import BridgeKeys, Groups, RecentGroups, split_keys
 from stepflow_tl.models.base import ModelView
 from stepflow_tl.models.sites import Hook, Site
-from stepflow_tl.traces.rows import Row, StepStart
+from stepflow_tl.traces.rows import PADDING, Row, StepStart
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class PassPosition:
         rows: The sequences of the batch, as read so far.
         pads: Number of padding columns of each: position p is the row's own p - pads.
         recent: The groups of the pass before, which those of a pass of one query go on from.
+        acting: Queries at which the intervention acts, by its condition; None for all.
     """
 
     start: int
@@ -47,6 +48,7 @@ class PassPosition:
     rows: tuple[Row, ...] = ()
     pads: tuple[int, ...] = ()
     recent: RecentGroups | None = field(default=None, repr=False)
+    acting: Bool[Tensor, "batch query"] | None = field(default=None, repr=False)
     _groups: dict[tuple[int, int | None, BridgeKeys, torch.device], Groups] = field(
         default_factory=dict, repr=False
     )
@@ -58,8 +60,9 @@ class PassPosition:
 
     @property
     def query_segment(self) -> Int[Tensor, "batch query"]:
-        """Segment of each query of this pass."""
-        return self.segment[:, self.start :]
+        """Segment of each query of this pass; `PADDING` where the intervention does not act."""
+        own = self.segment[:, self.start :]
+        return own if self.acting is None else torch.where(self.acting, own, PADDING)
 
     def indices(
         self, starts: Sequence[StepStart], device: torch.device
@@ -92,6 +95,23 @@ class PassPosition:
             step_starts=tuple(s for s in self.step_starts if begin <= s.position < end),
             reasoning_from=min(max(self.reasoning_from, begin), end),
             recent=None,
+            acting=None if self.acting is None else self.acting[:, first:stop],
+            _groups={},
+        )
+
+    def gated(
+        self, acting: Bool[Tensor, "batch query"], is_acting: Callable[[int, int], bool]
+    ) -> PassPosition:
+        """The pass as an intervention sees it that acts at some of its queries alone.
+
+        Args:
+            acting: Where it does.
+            is_acting: The same of a row and a position, known without asking the device.
+        """
+        return replace(
+            self,
+            acting=acting,
+            step_starts=tuple(s for s in self.step_starts if is_acting(s.row, s.position)),
             _groups={},
         )
 
@@ -118,6 +138,8 @@ class PassPosition:
                 found = self.recent.of(self, keys, bridge)
             if found is None:
                 found = split_keys(self.segment, self.step, self.start, keys, window, bridge)
+            if self.acting is not None:
+                found = found.where(self.acting)
             self._groups[at] = found.to(at[-1])
         return self._groups[at]
 

@@ -7,15 +7,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from stepflow_tl.errors import WrongTypeError
 from stepflow_tl.interventions.base import Edited, Intervention
+from stepflow_tl.interventions.conditions import Decisions, Gate
 from stepflow_tl.interventions.ledger import Later, Ledger
 from stepflow_tl.interventions.position import EditPosition, Follower, PassPosition
 from stepflow_tl.models.base import ARRIVAL, ModelView
 from stepflow_tl.models.layers import resolve_layers
 from stepflow_tl.models.sites import Hook, Site, hook_name
+
+OF_CONDITIONS = ("decisions", "openings")
+"""Columns of the ledger for an intervention with a condition, on the line of its first layer."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Wired:
         follower: Knows where each pass stands.
         ledger: Takes what it reports.
         others: Fresh hooks of the other interventions.
+        gate: Its condition at work; None for none.
         memory: What it keeps from pass to pass.
     """
 
@@ -40,6 +46,7 @@ class Wired:
     follower: Follower
     ledger: Ledger
     others: Callable[[Follower], list[Hook]]
+    gate: Gate | None = None
     memory: dict[Any, Any] = field(default_factory=dict)
 
     def hooks(self) -> list[Hook]:
@@ -61,15 +68,27 @@ class Wired:
             queries = getattr(hook, "queries", None)  # where a pass is shown part by part
             if queries is not None:
                 position = position.part(queries.start, queries.stop)
+            if self.gate is not None:
+                if not (self.gate.is_open or self.item.reads):
+                    return None
+                position = self.gate.seen(position)
             new, facts = self._checked(
                 x, self.item.edit(x, self._at(position, layer, window, seen))
             )
+            if new is not None and position.acting is not None:
+                new = self._only_there(position.acting, new, x)
             if facts:
                 self.ledger.write(self.name, layer, facts, position.rows)
             return new
 
         reading = [(hook_name(site, layer), partial(see, site)) for site in self.item.reads]
         return [*reading, (hook_name(self.item.site, layer), edit)]
+
+    def _only_there(self, acting: Tensor, new: Tensor, old: Tensor) -> Tensor:
+        """The new tensor where the intervention acts, bit for bit the old one elsewhere."""
+        by_query = acting.to(new.device)
+        by_query = by_query[:, None] if self.item.site in ("pattern", "attn_scores") else by_query
+        return torch.where(by_query[(...,) + (None,) * (new.ndim - by_query.ndim)], new, old)
 
     def _checked(self, x: Tensor, edited: Any) -> Edited:
         """What an edit gave back.
@@ -90,6 +109,8 @@ class Wired:
         first = self.layers[0]
         window = self.view.attention_window(first)
         position = self.follower.position
+        if self.gate is not None:
+            position = self.gate.seen(position)
         facts = self.item.prepare(self._at(position, first, window, {}))
         if facts:
             self.ledger.write(self.name, first, facts, position.rows)
@@ -122,24 +143,52 @@ def hooks_of(
     view: ModelView,
     follower: Follower,
     ledger: Ledger,
+    decided: Decisions | None = None,
 ) -> list[Hook]:
     """The forward hooks of interventions that act together, writing to a ledger.
+
+    Args:
+        interventions: The interventions.
+        view: The model.
+        follower: Knows where each pass stands.
+        ledger: Takes what they report.
+        decided: Takes what their conditions decide, and says what was decided before.
 
     Raises:
         ValueError: An intervention names a layer that the model does not have.
     """
+    named = list(zip(names_of(interventions), interventions, strict=True))
+    return _hooks_of(named, view, follower, ledger, Decisions() if decided is None else decided)
+
+
+def _hooks_of(
+    named: Sequence[tuple[str, Intervention]],
+    view: ModelView,
+    follower: Follower,
+    ledger: Ledger,
+    decided: Decisions,
+) -> list[Hook]:
+    gates: list[Hook] = []
     hooks: list[Hook] = []
-    for number, (item, name) in enumerate(zip(interventions, names_of(interventions), strict=True)):
+    again = partial(_hooks_of, named, view, ledger=Ledger(), decided=decided)
+    for name, item in named:
         layers = resolve_layers(item.layers, view.n_layers)
+        columns = item.columns if item.when is None else (*item.columns, *OF_CONDITIONS)
         for layer in layers:
-            ledger.open(name, layer, item.columns)
+            ledger.open(name, layer, columns)
         for column in {item.fired, "extra_tokens"}.intersection(item.columns):
             ledger.keep_rows(name, column)
-        if not item.is_neutral:
-            rest = [other for i, other in enumerate(interventions) if i != number]
-            others = partial(hooks_of, rest, view, ledger=Ledger())
-            hooks += Wired(item, name, layers, view, follower, ledger, others).hooks()
-    return hooks
+        if item.is_neutral:
+            continue
+        gate = None
+        if item.when is not None:
+            report = partial(ledger.write, name, layers[0])
+            gate = Gate(item.when, name, view, follower, decided, again, report)
+            gates += gate.hooks()
+        rest = [(other, one) for other, one in named if other != name]
+        others = partial(_hooks_of, rest, view, ledger=Ledger(), decided=decided)
+        hooks += Wired(item, name, layers, view, follower, ledger, others, gate).hooks()
+    return [*gates, *hooks]
 
 
 def first_query(interventions: Sequence[Intervention], follower: Follower) -> int | None:

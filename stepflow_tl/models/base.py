@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -64,6 +65,9 @@ Place = Literal["first", "in turn", "last"]
 
 ARRIVAL = "arrival"
 """In place of a hook point's name: the function is told each `Arrival`, before hooks there."""
+
+LOGITS = "logits"
+"""In place of a hook point's name: the function sees logits, of all positions or the last."""
 
 
 class ModelView(ABC):
@@ -318,7 +322,7 @@ class ModelView(ABC):
         """Inside, the model runs these hook functions, after those that live on it already.
 
         Args:
-            hooks: Pairs of a hook's name, or `ARRIVAL`, and its function.
+            hooks: Pairs of a hook's name, or `ARRIVAL` or `LOGITS`, and its function.
             first_query: Where patterns are computed on demand, the queries from which they are.
             place: "first" before whatever else is at a hook point now; "last" after whatever this
                 package puts there, later blocks included.
@@ -373,18 +377,22 @@ class ModelView(ABC):
         """The module that gives the logits."""
 
     @contextmanager
-    def watch_logits(
-        self, see: Callable[[Float[Tensor, "batch pos vocab"]], None]
-    ) -> Iterator[None]:
-        """Inside, the logits of each forward pass are seen: of its last positions, or of all."""
-        handle = self.output.register_forward_hook(
-            lambda module, args, given: see(self._logits_of(given))
-        )
+    def _showing_logits(self, hooks: Sequence[Hook]) -> Iterator[None]:
+        """Inside, functions at `LOGITS` see the logits of each forward pass."""
+        handles = [
+            self.output.register_forward_hook(partial(self._show_logits, see))
+            for name, see in hooks
+            if name == LOGITS
+        ]
         try:
-            with own_hooks([handle.id]):
+            with own_hooks([handle.id for handle in handles]):
                 yield
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
+
+    def _show_logits(self, see: Any, module: nn.Module, args: Any, given: Any) -> None:
+        see(self._logits_of(given))
 
     def _logits_of(self, given: Any) -> Float[Tensor, "batch pos vocab"]:
         """The logits in what `output` gives."""

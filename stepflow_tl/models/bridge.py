@@ -25,7 +25,6 @@ from stepflow_tl.models.sites import Hook, Site
 logger = logging.getLogger(__name__)
 
 _Watcher = Callable[[Int[Tensor, "batch new"]], None]
-_LogitsWatcher = Callable[[Float[Tensor, "batch pos vocab"]], None]
 
 
 @dataclass
@@ -36,14 +35,12 @@ class _Known:
         blocks: Hook functions that its views have put on it, from which query they are wanted, and
             where they stand among others.
         watchers: Those who see its tokens.
-        of_logits: Those who see its logits.
         bare: The decoder inside, while it runs without bridges.
         agrees: Whether it gives the bridge's logits, and for which state of the weights.
     """
 
     blocks: list[tuple[Sequence[Hook], FirstQuery, Place]] = field(default_factory=list)
     watchers: list[_Watcher] = field(default_factory=list)
-    of_logits: list[_LogitsWatcher] = field(default_factory=list)
     bare: HuggingFaceView | None = None
     agrees: tuple[int, bool] | None = None
 
@@ -139,8 +136,6 @@ class BridgeView(HookPointsView):
             stack.enter_context(without_recorders(plain.model))
             for see in known.watchers:
                 stack.enter_context(plain.watch_tokens(see))
-            for shown in known.of_logits:
-                stack.enter_context(plain.watch_logits(shown))
             for block in known.blocks:
                 stack.enter_context(plain.hooks(*block))
             yield plain
@@ -169,17 +164,9 @@ class BridgeView(HookPointsView):
         module: nn.Module = self.decoder
         return module
 
-    @contextmanager
-    def watch_logits(self, see: _LogitsWatcher) -> Iterator[None]:
-        """Inside, the logits of each forward pass are seen: of its last positions, or of all."""
-        known = self._known
-
-        def once(logits: Float[Tensor, "batch pos vocab"]) -> None:
-            if known.bare is None:  # else who sees it watches the decoder itself
-                see(logits)
-
-        with super().watch_logits(once), _kept(known.of_logits, see):
-            yield
+    def _show_logits(self, see: Any, module: nn.Module, args: Any, given: Any) -> None:
+        if self._known.bare is None:  # else it sees the decoder's by itself
+            super()._show_logits(see, module, args, given)
 
     @property
     def _known(self) -> _Known:

@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from stepflow_tl.errors import ModelError
-from stepflow_tl.models.base import ARRIVAL, Arrival, FirstQuery, Place
+from stepflow_tl.models.base import ARRIVAL, LOGITS, Arrival, FirstQuery, Place
 from stepflow_tl.models.decoder import (
     AttentionFunction,
     attention_function,
@@ -81,7 +81,7 @@ class _HookSet:
         self.arrivals = [function for name, function in hooks if name == ARRIVAL]
         self.functions: dict[tuple[int, Site], list[Any]] = {}
         for name, function in hooks:
-            if name == ARRIVAL:
+            if name in (ARRIVAL, LOGITS):
                 continue
             if name not in known:
                 raise ModelError(

@@ -47,7 +47,7 @@ def in_place(modules: Iterable[nn.Module], numbers: Iterable[int], place: str) -
     if place == "last":
         _last.update(mine)
     for module in modules:
-        held = module._forward_hooks
+        held: Any = module._forward_hooks  # an OrderedDict
         if place == "first":
             for number in reversed([n for n in held if n in mine]):
                 held.move_to_end(number, last=False)

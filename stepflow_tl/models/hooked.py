@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stepflow_tl.errors import ModelError
-from stepflow_tl.models.base import ARRIVAL, Arrival, FirstQuery, ModelView, Place, Seen
+from stepflow_tl.models.base import ARRIVAL, LOGITS, Arrival, FirstQuery, ModelView, Place, Seen
 from stepflow_tl.models.foreign_hooks import HOOK_DICTS, hook_numbers, in_place, own_hooks
 from stepflow_tl.models.sites import SITES, Hook, Site, hook_name
 
@@ -54,7 +54,7 @@ class HookPointsView(ModelView):
         before = hook_numbers(points)
         with self.model.hooks(fwd_hooks=at_hook_points(hooks)):
             mine = hook_numbers(points) - before
-            with own_hooks(mine), in_place(points, mine, place):
+            with own_hooks(mine), in_place(points, mine, place), self._showing_logits(hooks):
                 yield
 
     def keys_hidden(self, seen: Seen) -> AbstractContextManager[None]:
@@ -79,7 +79,7 @@ class HookPointsView(ModelView):
         try:
             for module, name, held in aside:
                 setattr(module, name, type(held)() if name != "_stop_at_layer_idx" else None)
-            with model.hooks(fwd_hooks=at_hook_points(hooks)):
+            with model.hooks(fwd_hooks=at_hook_points(hooks)), self._showing_logits(hooks):
                 yield
         finally:
             for module, name, held in aside:
@@ -126,7 +126,10 @@ class HookPointsView(ModelView):
 
 
 def at_hook_points(hooks: Sequence[Hook]) -> list[Hook]:
-    """Hooks as TransformerLens takes them: an arrival is seen at the first layer's pattern."""
+    """Hooks as TransformerLens takes them: an arrival is seen at the first layer's pattern.
+
+    Functions at `LOGITS` are left out: a view shows them logits.
+    """
 
     def arrival(see: Callable[..., Any]) -> Callable[..., None]:
         def seen(pattern: Float[Tensor, "batch head query key"], hook: Any) -> None:
@@ -137,6 +140,7 @@ def at_hook_points(hooks: Sequence[Hook]) -> list[Hook]:
     return [
         (hook_name("pattern", 0), arrival(function)) if name == ARRIVAL else (name, function)
         for name, function in hooks
+        if name != LOGITS
     ]
 
 

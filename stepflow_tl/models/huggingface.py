@@ -116,14 +116,16 @@ class HuggingFaceView(ModelView):
         """Itself."""
         yield self
 
+    @contextmanager
     def hooks(
         self,
         hooks: Sequence[Hook],
         first_query: FirstQuery = lambda: 0,
         place: Place = "in turn",
-    ) -> AbstractContextManager[None]:
+    ) -> Iterator[None]:
         """Inside, its layers run these hook functions, after those at work already."""
-        return hooks_inside(self.model, hooks, first_query, place)
+        with hooks_inside(self.model, hooks, first_query, place), self._showing_logits(hooks):
+            yield
 
     @property
     def output(self) -> nn.Module:
@@ -135,9 +137,11 @@ class HuggingFaceView(ModelView):
         """Inside, queries see no keys but these, in all layers and heads."""
         return keys_hidden_inside(self.model, seen)
 
-    def only_hooks(self, hooks: Sequence[Hook]) -> AbstractContextManager[None]:
+    @contextmanager
+    def only_hooks(self, hooks: Sequence[Hook]) -> Iterator[None]:
         """Inside, its layers run these hook functions and no others of this package."""
-        return only_hooks_inside(self.model, hooks)
+        with only_hooks_inside(self.model, hooks), self._showing_logits(hooks):
+            yield
 
     def hooks_on(self) -> list[str]:
         """Names of the hook points at which functions are at work inside."""

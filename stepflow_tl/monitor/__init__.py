@@ -1,10 +1,24 @@
 """The monitor: how information flows between steps, while they are written.
 
 `Monitor` (`monitor`) reads attention and logits pass by pass (`live`), and says of each step that
-is over what `measures` say of a finished trace's map.
+is over what `measures` say of a finished trace's map. `conditions` act on it: ``when=`` of an
+intervention.
 """
 
-from stepflow_tl.monitor.measures import confidence, entropy
-from stepflow_tl.monitor.monitor import MEASURES, Monitor, Record, Seen
+from stepflow_tl.monitor.conditions import When, condition_of, measure, previous_step, step
+from stepflow_tl.monitor.measures import MEASURES, confidence, entropy
+from stepflow_tl.monitor.monitor import Monitor, Record, Seen
 
-__all__ = ["MEASURES", "Monitor", "Record", "Seen", "confidence", "entropy"]
+__all__ = [
+    "MEASURES",
+    "Monitor",
+    "Record",
+    "Seen",
+    "When",
+    "condition_of",
+    "confidence",
+    "entropy",
+    "measure",
+    "previous_step",
+    "step",
+]

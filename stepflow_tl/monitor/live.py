@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from stepflow_tl.interventions.position import PassPosition
+from stepflow_tl.interventions.position import Follower, PassPosition
+from stepflow_tl.models.base import ARRIVAL, LOGITS
 from stepflow_tl.models.precision import widened
+from stepflow_tl.models.sites import Hook, hook_name
+from stepflow_tl.monitor.measures import OF_SHARES
 from stepflow_tl.traces.rows import THINKING, Row
 from stepflow_tl.traces.tokens import FRAME
 
@@ -164,6 +168,11 @@ class LiveSteps:
         self._next: tuple[tuple[Row, ...], Tensor] | None = None  # of tokens to come
         self._left: dict[Row, Tensor] = {}  # the same of rows that the last pass did not run
 
+    @property
+    def reads_logits(self) -> bool:
+        """Whether it has to be shown logits."""
+        return bool(self._uncertainties)
+
     def begin(self, at: PassPosition) -> None:
         """A pass has reached the first layer; the last one is taken into the sums."""
         self._commit()
@@ -215,7 +224,7 @@ class LiveSteps:
         queries = at.segment.shape[1] - at.start
         first = min(max(0, at.reasoning_from - at.start - 1), queries - 1)
         first = max(first, queries - logits.shape[1])
-        tiles = logits.detach()[:, first - queries :].split(_TILE, dim=1)
+        tiles = torch.split(logits.detach()[:, first - queries :], _TILE, dim=1)
         found = [
             torch.stack([of(widened(tile)) for of in self._uncertainties.values()])
             for tile in tiles
@@ -333,6 +342,39 @@ class LiveSteps:
         found = torch.stack([self._left.pop(row, nothing) for row in rows], dim=1)
         self._left = {row: value for row, value in self._left.items() if not row.finished}
         return found
+
+
+def live_hooks(live: LiveSteps, follower: Follower, layers: Sequence[int]) -> list[Hook]:
+    """What shows live steps each pass: where it stands, patterns of some layers, logits."""
+
+    def at(layer: int) -> Hook:
+        def see(pattern: Tensor, hook: Any) -> None:
+            live.see_pattern(layer, pattern, getattr(hook, "queries", None))
+
+        return hook_name("pattern", layer), see
+
+    hooks = [(ARRIVAL, lambda arrival: live.begin(follower.position)), *map(at, layers)]
+    return [*hooks, (LOGITS, live.see_logits)] if live.reads_logits else hooks
+
+
+def measured(
+    names: Sequence[str], done: FinishedStep, segments: list[str]
+) -> dict[str, Tensor | float]:
+    """Measures of a step that is over: a number per monitored layer, or one for all.
+
+    Args:
+        names: The measures.
+        done: The step.
+        segments: Those of the row's steps before, to which its own is added.
+    """
+    segments += ["question"] * (done.step - len(segments))
+    segments.append("thinking" if done.row.segments[done.span[0]] == THINKING else "summary")
+    total = done.shares.sum(-1, keepdim=True)
+    shares = torch.where(total > 0, done.shares / total, torch.nan)
+    return {
+        name: OF_SHARES[name](shares, segments) if name in OF_SHARES else done.uncertainty[name]
+        for name in names
+    }
 
 
 def _spans(row: Row, start: int, stop: int) -> list[_Span]:

@@ -105,3 +105,6 @@ OF_LOGITS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "confidence": confidence,
 }
 """Every measure of what a token was drawn from, by its name; a step has the mean of its tokens."""
+
+MEASURES = (*OF_SHARES, *OF_LOGITS)
+"""The names of all measures."""

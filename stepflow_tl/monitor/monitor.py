@@ -9,27 +9,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from stepflow_tl.errors import SettingError
 from stepflow_tl.interventions.tracker import Tracker
-from stepflow_tl.models.base import ARRIVAL, Model, ModelView
+from stepflow_tl.models.base import ARRIVAL, Model, ModelView, Place
 from stepflow_tl.models.layers import LayerSpec, check_layer_spec, resolve_layers
-from stepflow_tl.models.sites import Hook, hook_name
+from stepflow_tl.models.sites import Hook
 from stepflow_tl.models.view import view
-from stepflow_tl.monitor.live import FinishedStep, LiveSteps
-from stepflow_tl.monitor.measures import OF_LOGITS, OF_SHARES
+from stepflow_tl.monitor.live import FinishedStep, LiveSteps, live_hooks, measured
+from stepflow_tl.monitor.measures import MEASURES, OF_LOGITS, OF_SHARES
 from stepflow_tl.saliency.pooling import FrameKeys
 from stepflow_tl.traces.formats import Format
-from stepflow_tl.traces.rows import THINKING, Row
+from stepflow_tl.traces.rows import Row
 from stepflow_tl.traces.trace import Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PLOTS = "stepflow_tl.plots"  # a higher floor
-MEASURES = (*OF_SHARES, *OF_LOGITS)
 
 
 @dataclass(frozen=True)
@@ -221,44 +219,27 @@ class Monitor:
             stack.callback(live.close_all)
             if trace is None:
                 stack.enter_context(tracker.watch())
-            if any(name in OF_LOGITS for name in self.measures):
-                stack.enter_context(watched.watch_logits(live.see_logits))
             hooks = _hooks(tracker, live, layers if shares else (), seen._numbers)
-            place = "first" if self.before else "last"
+            place: Place = "first" if self.before else "last"
             stack.enter_context(watched.hooks(hooks, lambda: _first_query(tracker), place))
             yield seen
 
     def _record(self, step: FinishedStep, seen: Seen) -> None:
         row = step.row
-        number = seen._numbers[row]
         segments = seen._segments.setdefault(row, [])
-        segments += ["question"] * (step.step - len(segments))
-        segments.append("thinking" if row.segments[step.span[0]] == THINKING else "summary")
-        total = step.shares.sum(-1, keepdim=True)
-        shares = torch.where(total > 0, step.shares / total, torch.nan)
-        values: dict[str, Tensor | float] = {}
-        for name in self.measures:
-            measure = OF_SHARES.get(name)
-            values[name] = step.uncertainty[name] if measure is None else measure(shares, segments)
+        values = measured(self.measures, step, segments)
+        number = seen._numbers[row]
         seen.records.append(Record(number, step.step, segments[-1], *step.span, values))
 
 
 def _hooks(
     tracker: Tracker, live: LiveSteps, layers: Sequence[int], numbers: dict[Row, int]
 ) -> list[Hook]:
-    def arrive(arrival: Any) -> None:
-        at = tracker.position
-        live.begin(at)
-        for row in at.rows:
+    def number(arrival: Any) -> None:
+        for row in tracker.position.rows:
             numbers.setdefault(row, len(numbers))
 
-    def see(layer: int, pattern: Tensor, hook: Any) -> None:
-        live.see_pattern(layer, pattern, getattr(hook, "queries", None))
-
-    def at(layer: int) -> Hook:
-        return hook_name("pattern", layer), lambda pattern, hook: see(layer, pattern, hook)
-
-    return [*tracker.hooks(), (ARRIVAL, arrive), *map(at, layers)]
+    return [*tracker.hooks(), (ARRIVAL, number), *live_hooks(live, tracker, layers)]
 
 
 def _first_query(tracker: Tracker) -> int | None:

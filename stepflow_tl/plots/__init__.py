@@ -8,9 +8,9 @@ byte-identical for equal data. In reading order:
 * ``labels``, ``segments``: steps named by their words, and by the segment that they lie in;
 * ``map_parts``, ``maps``, ``flow``: step maps and token maps, and arcs between steps;
 * ``marks``: points with intervals, for ``curves``, ``comparisons``, ``ablations``, ``compute``,
-  ``repair`` and ``contrasts``, which draw the tables of experiments; ``monitor`` draws what was seen
-  while decoding; ``audits`` what maps see, ``planted`` what failures cost that were put there, ``failure`` one of them on a page,
-  ``closed_loop`` what diagnosis leads to;
+  ``repair`` and ``contrasts``, which draw the tables of experiments; ``monitor`` draws what was
+  seen while decoding; ``audits`` what maps see, ``planted`` what failures cost that were put there,
+  ``failure`` one of them on a page, ``closed_loop`` what diagnosis leads to;
 * ``notebook``: CircuitsVis views, offline and safe.
 """
 

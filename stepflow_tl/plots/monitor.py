@@ -58,7 +58,7 @@ def plot_monitor(
 
 
 def _by_layer(ax: Axes, wide: pd.DataFrame, label: str) -> None:
-    layers = wide.index.to_numpy()
+    layers, steps = wide.index.to_numpy(), wide.columns.to_numpy(dtype=float)
     image = ax.imshow(
         wide.to_numpy(dtype=float),
         aspect="auto",
@@ -66,7 +66,7 @@ def _by_layer(ax: Axes, wide: pd.DataFrame, label: str) -> None:
         cmap="magma_r",
         vmin=0.0,
         vmax=1.0,
-        extent=(wide.columns[0] - 0.5, wide.columns[-1] + 0.5, -0.5, len(layers) - 0.5),
+        extent=(steps[0] - 0.5, steps[-1] + 0.5, -0.5, len(layers) - 0.5),
     )
     shown = np.unique(np.linspace(0, len(layers) - 1, min(len(layers), 8)).astype(int))
     ax.set_yticks(shown, [str(layers[i]) for i in shown])

@@ -13,6 +13,7 @@ import pandas as pd
 from stepflow_tl.errors import SettingError, WrongTypeError
 from stepflow_tl.interventions import INTERVENTIONS, Intervention, StepFlow
 from stepflow_tl.interventions.wiring import numbered
+from stepflow_tl.monitor.conditions import condition_of
 
 BASELINE = "baseline"
 
@@ -119,6 +120,9 @@ def grid(kind: type[Intervention], /, **axes: Any) -> Grid:
             )
         if isinstance(values, list) and not values:
             raise SettingError(f"{kind.__name__}: expected at least one value of {name}, got none")
+    if "when" in axes:
+        given = axes["when"]
+        axes["when"] = [_condition(one) for one in (given if isinstance(given, list) else [given])]
     choices = [values if isinstance(values, list) else [values] for values in axes.values()]
     return Grid(
         _distinct(
@@ -133,7 +137,8 @@ def to_spec(flow: StepFlow) -> list[dict[str, Any]]:
     return [
         {
             "type": item.name,
-            **{field.name: _to_json(getattr(item, field.name), field) for field in fields(item)},
+            **{field.name: _to_json(getattr(item, field.name), field) for field in _own(item)},
+            **({} if item.when is None else {"when": item.when.to_dict()}),
         }
         for item in flow.interventions
     ]
@@ -149,7 +154,9 @@ def from_spec(spec: Iterable[Mapping[str, Any]]) -> StepFlow:
         *(
             intervention_class(_type(item))(
                 **{
-                    _RENAMED.get((_type(item), name), name): _from_json(value)
+                    _RENAMED.get((_type(item), name), name): (
+                        _condition(value) if name == "when" else _from_json(value)
+                    )
                     for name, value in item.items()
                     if name != "type"
                 }
@@ -222,10 +229,21 @@ def _is_named(setting: Setting) -> bool:
 
 def _label(item: Intervention) -> str:
     """Layers and strength always, other settings where they are not the default."""
-    own = [field for field in fields(item) if field.name != "layers"]
+    own = [field for field in _own(item) if field.name != "layers"]
     shown = [*(field.name for field in own[:1]), "layers"]
     shown += [field.name for field in own[1:] if getattr(item, field.name) != field.default]
+    shown += ["when"] if item.when is not None else []
     return f"{item.name}({', '.join(f'{name}={getattr(item, name)}' for name in shown)})"
+
+
+def _own(item: Intervention) -> list[Field[Any]]:
+    """Its settings but for its condition, which earlier versions did not know: hashes stay."""
+    return [field for field in fields(item) if field.name != "when"]
+
+
+def _condition(value: Any) -> Any:
+    """A condition, where one is described."""
+    return condition_of(value) if isinstance(value, Mapping) else value
 
 
 def _distinct(settings: Iterable[Setting]) -> tuple[Setting, ...]:

@@ -63,6 +63,10 @@ class Labels(Protocol):
     question_tokens: tuple[int, int] | None
 
     @property
+    def texts(self) -> Sequence[str]:
+        """Text of each token, at least of those that were labeled."""
+
+    @property
     def ended(self) -> bool:
         """Whether an end token was read: what follows belongs to no segment."""
 
@@ -81,6 +85,7 @@ class TraceLabels:
             )
         ]
         self.labels: list[TokenLabel] = []
+        self.texts: Sequence[str] = trace.token_texts
         self.question_tokens: tuple[int, int] | None = None
         response = trace.token_ids[trace.prompt_length :].tolist()
         ends = (trace.prompt_length + i for i, token in enumerate(response) if token in end_ids)
@@ -185,6 +190,10 @@ class Row:
         if not isinstance(self._labels, TraceReader):
             raise WrongTypeError(f"expected a row that is being read, got {self._labels!r}")
         return self._labels
+
+    def text(self, start: int, stop: int) -> str:
+        """Text of some of its positions."""
+        return "".join(self._labels.texts[start:stop])
 
     def reported(self) -> dict[str, float]:
         """What all reports say, summed by name."""

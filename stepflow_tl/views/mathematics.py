@@ -1,8 +1,8 @@
-"""Text as runs of plain text and of mathematics, which becomes MathML.
+r"""Text as runs of plain text and of mathematics, which becomes MathML.
 
 A run is ``["t", text]`` or ``["m", tree, display]``; a tree is ``[tag, attributes, children]`` with
 strings among the children. Tags and attributes are those of the lists below and no others: what
-else a formula asks for (links, styles, scripts in ``\\text``) is shown as the text it is.
+else a formula asks for (links, styles, scripts in ``\text``) is shown as the text it is.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Numbers and texts as a page carries them: quantized, deflated, and no markup whatever they say.
 
-Everything ends as base64, whose letters cannot end an element of the page. The page inflates it with
-the browser's own ``DecompressionStream``.
+Everything ends as base64, whose letters cannot end an element of the page. The page inflates it
+with the browser's own ``DecompressionStream``.
 """
 
 from __future__ import annotations

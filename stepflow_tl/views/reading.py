@@ -14,13 +14,13 @@ from torch import Tensor
 
 from stepflow_tl.analysis.diagnostics import DECAY, LOCK_IN, diagnose
 from stepflow_tl.errors import SettingError, StepMapError
-from stepflow_tl.models.layers import resolve_layers
+from stepflow_tl.models.layers import LayerSpec, resolve_layers
 from stepflow_tl.saliency.maps import StepMap
 from stepflow_tl.traces.trace import Step, Trace
 from stepflow_tl.views.mathematics import runs_of
 from stepflow_tl.views.packing import packed_scores
 
-BANDS = ("shallow", "middle", "deep", "all")
+BANDS: tuple[LayerSpec, ...] = ("shallow", "middle", "deep", "all")
 _SHARES = (*LOCK_IN, *DECAY[:3])
 """Measures of `diagnose` that are shares, and so have one axis."""
 
@@ -148,7 +148,7 @@ class Reading:
     def _per_step(self, name: str) -> list[float | None]:
         given = self.values[name]
         if isinstance(given, (pd.Series, Mapping)):
-            by_step = {int(step): float(value) for step, value in given.items()}
+            by_step = {int(str(step)): float(value) for step, value in given.items()}
         else:
             by_step = dict(enumerate(map(float, given)))
         if not by_step.keys() <= set(range(len(self.steps))):

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from stepflow_tl.interventions import OddsEqualBridge, StepFlow, StepMomentum
+from stepflow_tl.monitor import measure
 from stepflow_tl.sweep import BASELINE, Grid, Setting, grid, settings_columns
 from stepflow_tl.sweep.cells import arms_of
 from stepflow_tl.sweep.grid import from_spec, to_spec
@@ -206,3 +207,18 @@ def test_two_interventions_of_a_kind_have_columns_of_their_own():
 def test_bad_grids_are_explained(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_a_condition_is_a_setting_and_changes_no_hash_where_there_is_none():
+    when = measure("lock_in", layers="shallow").above(0.4, hold=1)
+    described = {"measure": "lock_in", "above": 0.4, "hold": 1, "layers": "shallow"}
+    assert "when" not in to_spec(StepFlow(OddsEqualBridge()))[0]
+    (spec,) = to_spec(StepFlow(OddsEqualBridge(when=when)))
+    assert spec["when"] == described
+    assert from_spec([spec]) == StepFlow(OddsEqualBridge(when=when))
+    made = grid(OddsEqualBridge, tau_max=[0.15, 0.3], when=[None, described])
+    assert [setting.flow.interventions[0].when for setting in made] == [None, when] * 2
+    labels = [setting.label for setting in made]
+    assert len(set(labels)) == 4
+    assert "when=" not in labels[0]
+    assert "when=Measured(name='lock_in', side='above'" in labels[1]
