@@ -24,7 +24,7 @@ FLOORS = [
     {"tasks", "monitor"},
     {"analysis", "plots"},
     {"sweep", "estimate"},
-    {"integrations"},
+    {"integrations", "views"},
     {"cli"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

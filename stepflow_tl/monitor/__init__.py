@@ -1,8 +1,8 @@
 """The monitor: how information flows between steps, while they are written.
 
 `Monitor` (`monitor`) reads attention and logits pass by pass (`live`), and says of each step that
-is over what `measures` say of a finished trace's map. `conditions` act on it: ``when=`` of an
-intervention.
+is over what `measures` say of a finished trace's map; by `saliency`, where that is its rule, at one
+backward chunk a step. `conditions` act on it: ``when=`` of an intervention.
 """
 
 from stepflow_tl.monitor.conditions import When, condition_of, measure, previous_step, step

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pandas as pd
 from torch import Tensor
@@ -19,6 +19,7 @@ from stepflow_tl.models.sites import Hook
 from stepflow_tl.models.view import view
 from stepflow_tl.monitor.live import FinishedStep, LiveSteps, live_hooks, measured
 from stepflow_tl.monitor.measures import MEASURES, OF_LOGITS, OF_SHARES
+from stepflow_tl.monitor.saliency import LiveSaliency
 from stepflow_tl.saliency.pooling import FrameKeys
 from stepflow_tl.traces.formats import Format
 from stepflow_tl.traces.rows import Row
@@ -26,6 +27,8 @@ from stepflow_tl.traces.trace import Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+MonitorRule = Literal["attention", "saliency"]
 
 PLOTS = "stepflow_tl.plots"  # a higher floor
 
@@ -148,6 +151,7 @@ class Monitor:
     layers: LayerSpec = "all"
     before: bool = False
     frame_keys: FrameKeys = "in"
+    rule: MonitorRule = "attention"
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -196,11 +200,14 @@ class Monitor:
         layers = resolve_layers(self.layers, watched.n_layers)
         seen = Seen(layers, watched.n_layers)
         shares = [name for name in self.measures if name in OF_SHARES]
+        by_gradient = self.rule == "saliency" and bool(shares)
+        saliency = LiveSaliency(watched, layers, self.frame_keys) if by_gradient else None
+        seen_layers = () if saliency is not None or not shares else layers
         live = LiveSteps(
-            layers if shares else (),
+            seen_layers,
             {name: OF_LOGITS[name] for name in self.measures if name in OF_LOGITS},
             self.frame_keys,
-            lambda step: self._record(step, seen),
+            lambda step: self._record(step, seen, saliency),
         )
 
         def over(row: Row) -> dict[str, float]:
@@ -219,13 +226,15 @@ class Monitor:
             stack.callback(live.close_all)
             if trace is None:
                 stack.enter_context(tracker.watch())
-            hooks = _hooks(tracker, live, layers if shares else (), seen._numbers)
+            hooks = _hooks(tracker, live, seen_layers, seen._numbers)
             place: Place = "first" if self.before else "last"
             stack.enter_context(watched.hooks(hooks, lambda: _first_query(tracker), place))
             yield seen
 
-    def _record(self, step: FinishedStep, seen: Seen) -> None:
+    def _record(self, step: FinishedStep, seen: Seen, saliency: LiveSaliency | None) -> None:
         row = step.row
+        if saliency is not None:
+            step = replace(step, shares=saliency.shares(row, step.span))
         segments = seen._segments.setdefault(row, [])
         values = measured(self.measures, step, segments)
         number = seen._numbers[row]

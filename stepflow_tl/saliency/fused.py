@@ -62,7 +62,7 @@ def streamed_scores(
     view: ModelView,
     trace: Trace,
     plan: Plan,
-    collector: Collector,
+    collector: Collector | None,
     *,
     scored: Callable[[int, range], None] = lambda layer, queries: None,
     stored: Iterable[Sequence[tuple[Keys, Values]]] = (),
@@ -75,7 +75,7 @@ def streamed_scores(
         view: A Hugging Face decoder, or a bridge around one.
         trace: The trace.
         plan: How it is scored.
-        collector: Where scores go.
+        collector: Where scores go; None to keep keys and values alone.
         scored: Told each layer whose scores of the present chunk are complete.
         stored: Keys and values of each layer in the chunks before `next_query`.
         chunk_done: Told each chunk that is complete, and the keys and values of all layers.

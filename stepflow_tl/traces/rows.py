@@ -84,6 +84,7 @@ class TraceLabels:
                 trace.segment_of_token.tolist(), trace.step_of_token.tolist(), strict=True
             )
         ]
+        self.trace = trace
         self.labels: list[TokenLabel] = []
         self.texts: Sequence[str] = trace.token_texts
         self.question_tokens: tuple[int, int] | None = None
@@ -194,6 +195,12 @@ class Row:
     def text(self, start: int, stop: int) -> str:
         """Text of some of its positions."""
         return "".join(self._labels.texts[start:stop])
+
+    def trace(self) -> Trace:
+        """The trace of its tokens so far; of a known trace, that one."""
+        if isinstance(self._labels, TraceLabels):
+            return self._labels.trace
+        return Trace.of_reader(self.token_ids[: len(self.reader.labels)], self.reader)
 
     def reported(self) -> dict[str, float]:
         """What all reports say, summed by name."""

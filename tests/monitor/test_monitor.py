@@ -203,3 +203,34 @@ def test_the_picture_of_a_measure(qwen2: Any, trace: Trace) -> None:
     assert len(line.lines[0].get_xdata()) == len(trace.steps) - 1
     with pytest.raises(SettingError, match="expected a measure out of .* got 'mood'"):
         seen.plot("mood")
+
+
+SALIENCY = Monitor(measures=("lock_in", "question_share", "entropy"), rule="saliency")
+
+
+def assert_as_streamed(model: Any, seen: Seen, trace: Trace) -> None:
+    maps = step_saliency(model, trace).normalize("row")
+    table = seen.table(trace)
+    assert sorted(set(table["step"])) == [s.index for s in trace.steps if s.segment != "question"]
+    for number, lines in table.groupby("step"):
+        shares = maps.scores[:, number, : number + 1].double()
+        segments = [one.segment for one in maps.steps[: number + 1]]
+        for name in ("lock_in", "question_share"):
+            expected = OF_SHARES[name](shares, segments).numpy()
+            np.testing.assert_allclose(lines[name], expected, atol=2e-5, equal_nan=True)
+
+
+def test_saliency_of_a_finished_step_is_the_streamed_maps_row(reasoner: Any) -> None:
+    with SALIENCY.attach(reasoner) as seen:
+        traces = generate(reasoner, QUESTIONS, Decoding(batch_size=2, max_new_tokens=250))
+    for trace in traces:
+        assert_as_streamed(reasoner, seen, trace)
+
+
+def test_saliency_of_a_known_trace_in_one_pass_or_many(qwen2: Any, trace: Trace) -> None:
+    with SALIENCY.attach(qwen2, trace=trace) as seen:
+        view(qwen2).logits(trace.tokens)
+    assert_as_streamed(qwen2, seen, trace)
+    with SALIENCY.attach(qwen2, trace=trace) as again:
+        cached(qwen2, trace.tokens, [5])
+    assert_as_streamed(qwen2, again, trace)

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import made_map
 from hostile import HOSTILE
+from made_maps import made_map
 
 from stepflow_tl.errors import SettingError, StepMapError
 from stepflow_tl.saliency.tracing import trace_back

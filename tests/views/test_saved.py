@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import made_map
+from made_maps import made_map
 from typer.testing import CliRunner
 
 from stepflow_tl.cli.app import app

@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import made_map
 from hostile import HOSTILE
+from made_maps import made_map
 
 from stepflow_tl.errors import SettingError
 from stepflow_tl.views import Reading, SweepPage
