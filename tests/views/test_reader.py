@@ -65,16 +65,17 @@ def test_it_is_worked_from_the_keyboard(opened: Open) -> None:
     page.wait_for_selector("article.locked[data-step='2']")
     assert page.evaluate("document.activeElement.dataset.step") == "2"
     page.keyboard.press("]")
-    assert page.locator("output.layer").inner_text() == "0"
+    page.wait_for_selector("output.layer:text-is('0')")
     page.keyboard.press("m")
-    page.wait_for_function("document.querySelector('select').value === 'other'")
+    page.wait_for_selector("footer b:text-is('trace, other')")
+    assert page.locator("select").first.input_value() == "other"
     page.keyboard.press("/")
     page.keyboard.type("ray")
-    assert page.locator(".matches").inner_text() == "1 step"
+    page.wait_for_selector(".matches:text-is('1 step')")
     page.keyboard.press("Enter")
     page.wait_for_selector("article.locked[data-step='3'].match")
     page.keyboard.press("Escape")
-    page.wait_for_function("!document.querySelector('[aria-current=step]')")
+    page.wait_for_selector("[aria-current=step]", state="detached")
 
 
 def test_layers_heads_bands_and_shares(opened: Open) -> None:
