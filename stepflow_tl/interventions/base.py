@@ -43,6 +43,8 @@ class Intervention(ABC):
         reasoning_only: Of the class: whether it leaves rows of attention outside thinking and
             summary alone. Where patterns are computed on demand, it is then asked from the first
             query in thinking or summary on.
+        is_failure: Of the class: whether it is planted to be found and repaired, rather than to
+            repair.
     """
 
     layers: LayerSpec
@@ -53,6 +55,7 @@ class Intervention(ABC):
     columns: ClassVar[tuple[str, ...]] = ("rows_changed",)
     fired: ClassVar[str] = "rows_changed"
     reasoning_only: ClassVar[bool] = True
+    is_failure: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Make the kind known by its name.

@@ -97,6 +97,7 @@ class _PlantedShift(Intervention):
 
     site: ClassVar[Site] = "pattern"
     columns: ClassVar[tuple[str, ...]] = ("rows_seen", "rows_changed", "mass_taken")
+    is_failure: ClassVar[bool] = True
 
     strength: float
     layers: LayerSpec

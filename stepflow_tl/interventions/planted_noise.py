@@ -43,6 +43,7 @@ class PlantedNoise(Intervention):
     site: ClassVar[Site] = "rot_q"
     columns: ClassVar[tuple[str, ...]] = ("queries_changed",)
     fired: ClassVar[str] = "queries_changed"
+    is_failure: ClassVar[bool] = True
 
     strength: float = 1.0
     layers: LayerSpec = "middle"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -147,6 +148,9 @@ def hooks_of(
 ) -> list[Hook]:
     """The forward hooks of interventions that act together, writing to a ledger.
 
+    Conditions see what failures left that stand first, as a model that has them would show it, and
+    what all other interventions found.
+
     Args:
         interventions: The interventions.
         view: The model.
@@ -168,10 +172,11 @@ def _hooks_of(
     ledger: Ledger,
     decided: Decisions,
 ) -> list[Hook]:
-    gates: list[Hook] = []
-    hooks: list[Hook] = []
+    found: dict[bool, tuple[list[Hook], list[Hook]]] = {True: ([], []), False: ([], [])}
     again = partial(_hooks_of, named, view, ledger=Ledger(), decided=decided)
+    planted = {name for name, _ in takewhile(lambda one: one[1].is_failure, named)}
     for name, item in named:
+        gates, hooks = found[name in planted]
         layers = resolve_layers(item.layers, view.n_layers)
         columns = item.columns if item.when is None else (*item.columns, *OF_CONDITIONS)
         for layer in layers:
@@ -188,7 +193,7 @@ def _hooks_of(
         rest = [(other, one) for other, one in named if other != name]
         others = partial(_hooks_of, rest, view, ledger=Ledger(), decided=decided)
         hooks += Wired(item, name, layers, view, follower, ledger, others, gate).hooks()
-    return [*gates, *hooks]
+    return [hook for group in found.values() for hooks in group for hook in hooks]
 
 
 def first_query(interventions: Sequence[Intervention], follower: Follower) -> int | None:

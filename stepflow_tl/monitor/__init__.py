@@ -5,7 +5,7 @@ is over what `measures` say of a finished trace's map; by `saliency`, where that
 backward chunk a step. `conditions` act on it: ``when=`` of an intervention.
 """
 
-from stepflow_tl.monitor.conditions import When, condition_of, measure, previous_step, step
+from stepflow_tl.monitor.conditions import When, chance, condition_of, measure, previous_step, step
 from stepflow_tl.monitor.measures import MEASURES, confidence, entropy
 from stepflow_tl.monitor.monitor import Monitor, Record, Seen
 
@@ -15,6 +15,7 @@ __all__ = [
     "Record",
     "Seen",
     "When",
+    "chance",
     "condition_of",
     "confidence",
     "entropy",

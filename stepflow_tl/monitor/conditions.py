@@ -215,6 +215,42 @@ class PreviousStep(When):
 
 
 @dataclass(frozen=True)
+class Chance(When):
+    """In steps drawn at random: what a condition has to be held against.
+
+    The draw is of the row's tokens up to the step, so that the same step of the same row is always
+    drawn alike, however it is run.
+
+    Attributes:
+        rate: Expected share of steps.
+        seed: Of the draws.
+    """
+
+    rate: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            SettingError: The rate is no share, or none at all; the seed is below 0.
+        """
+        if not 0 < self.rate <= 1 or self.seed < 0:
+            raise SettingError(
+                f"expected a rate above 0, at most 1, and a seed from 0, got {self.rate} and "
+                f"{self.seed}"
+            )
+
+    def deciding(self, view: ModelView, follower: Follower) -> Deciding:
+        """It, on a model."""
+        return _DecidingChance(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able description."""
+        return {"chance": {"rate": self.rate, "seed": self.seed}}
+
+
+@dataclass(frozen=True)
 class AllOf(When):
     """Where all of some conditions hold."""
 
@@ -367,6 +403,15 @@ def previous_step(matches: str) -> PreviousStep:
     return PreviousStep(matches)
 
 
+def chance(rate: float, seed: int = 0) -> Chance:
+    """Steps drawn at random, as many as `rate` in expectation: a control of the same rate.
+
+    Raises:
+        SettingError: The rate is no share, or none at all.
+    """
+    return Chance(float(rate), seed)
+
+
 def check_measure(name: str) -> None:
     """Refuse what is no measure.
 
@@ -398,6 +443,8 @@ def condition_of(said: Mapping[str, Any]) -> When:
                 return step(**value)
             if kind == "previous_step":
                 return previous_step(**value)
+            if kind == "chance":
+                return chance(**value)
             if kind in ("all", "any") and value:
                 parts = tuple(condition_of(part) for part in value)
                 return AllOf(parts) if kind == "all" else AnyOf(parts)
@@ -408,7 +455,8 @@ def condition_of(said: Mapping[str, Any]) -> When:
             raise
     raise SettingError(
         "expected a condition such as {measure: lock_in, above: 0.4}, {step: {segment: thinking}}, "
-        "{previous_step: {matches: wait}}, {all: [...]}, {any: [...]} or {not: ...}, got "
+        "{previous_step: {matches: wait}}, {chance: {rate: 0.2}}, {all: [...]}, {any: [...]} or "
+        "{not: ...}, got "
         f"{said!r}"
     )
 
@@ -469,6 +517,16 @@ class _DecidingText(Deciding):
     def decide(self, begin: Begin) -> Verdict:
         text = "" if begin.previous is None else begin.row.text(*begin.previous)
         return Verdict(self._matches.search(text) is not None, {})
+
+
+class _DecidingChance(Deciding):
+    def __init__(self, condition: Chance) -> None:
+        self._condition = condition
+
+    def decide(self, begin: Begin) -> Verdict:
+        drawn_from = [self._condition.seed, *begin.row.token_ids[: begin.start]]
+        draw = np.random.default_rng(drawn_from).random()
+        return Verdict(bool(draw < self._condition.rate), {})
 
 
 class _DecidingParts(Deciding):

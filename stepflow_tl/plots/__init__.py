@@ -10,7 +10,8 @@ byte-identical for equal data. In reading order:
 * ``marks``: points with intervals, for ``curves``, ``comparisons``, ``ablations``, ``compute``,
   ``repair`` and ``contrasts``, which draw the tables of experiments; ``monitor`` draws what was
   seen while decoding; ``audits`` what maps see, ``planted`` what failures cost that were put there,
-  ``failure`` one of them on a page, ``closed_loop`` what diagnosis leads to;
+  ``failure`` one of them on a page, ``closed_loop`` what diagnosis leads to, ``triggered`` what
+  acting at times brings;
 * ``notebook``: CircuitsVis views, offline and safe.
 """
 
@@ -44,6 +45,7 @@ from stepflow_tl.plots.repair import (
 )
 from stepflow_tl.plots.segments import SEGMENT_COLORS, SEGMENT_MARKERS
 from stepflow_tl.plots.style import OUTCOME_COLORS, STYLE, read_facts, save_figure
+from stepflow_tl.plots.triggered import figure_triggered
 
 __all__ = [
     "COLOR_MAP",
@@ -73,6 +75,7 @@ __all__ = [
     "figure_strategies",
     "figure_strengths",
     "figure_token_and_step_maps",
+    "figure_triggered",
     "plot_monitor",
     "plot_step_flow",
     "plot_step_map",

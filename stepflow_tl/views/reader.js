@@ -14,7 +14,8 @@
  *   values: Record<string, Array<number | null>>, fired: number[],
  *   ledger: Table | null, maps: MapFacts[]}} SideFacts
  * @typedef {{columns: string[], rows: string[][]}} Table
- * @typedef {{title: string, version: string, sides: SideFacts[], table?: Table}} Facts
+ * @typedef {{title: string, version: string, sides: SideFacts[], table?: Table,
+ *   text?: string[]}} Facts
  * @typedef {{step: number, weight: number}} Link
  */
 
@@ -159,7 +160,7 @@ function passing(matrix, target, ends) {
 /** @param {string} id @returns {Promise<Facts>} */
 const read = async (id) => JSON.parse(new TextDecoder().decode(await inflated(id)));
 
-// A sweep's page holds a table, and the facts of each of its rows under a prefix.
+// A table of contents holds what its rows open under a prefix.
 const whole = await read("facts");
 const row = Number(/^#row=(\d+)$/.exec(location.hash)?.[1] ?? -1);
 const prefix = whole.table && row >= 0 && row < whole.table.rows.length ? `row-${row}-` : "";
@@ -739,7 +740,7 @@ function mapOf(side) {
 
 function start() {
   document.title = facts.title;
-  const back = prefix ? [el("a", { href: "#" }, "← all answers")] : [];
+  const back = prefix ? [el("a", { href: "#" }, "← contents")] : [];
   const measures = el("figure", {}, chart, el("p", { className: "legend" }));
   const right = el(
     "div",
@@ -1022,7 +1023,7 @@ function drawFoot() {
   );
 }
 
-// ---------------------------------------------------------------- a sweep's table
+// ---------------------------------------------------------------- a table of contents
 
 /** @param {Table} table */
 function tableOf({ columns, rows }) {
@@ -1064,7 +1065,7 @@ function showTable({ columns, rows }) {
     const link = el("a", { href: `#row=${at}` }, "read");
     return el(
       "tr",
-      { className: verdict === "True" ? "right" : "wrong" },
+      { className: verdict === undefined ? "" : verdict === "True" ? "right" : "wrong" },
       el("td", {}, link),
       ...cells,
     );
@@ -1091,6 +1092,7 @@ function showTable({ columns, rows }) {
         "header",
         {},
         el("h1", {}, facts.title),
+        ...(facts.text ?? []).map((paragraph) => el("p", { className: "told" }, paragraph)),
         el("div", { className: "controls" }, filter, number),
       ),
       el(

@@ -76,6 +76,14 @@ class Reader:
         Raises:
             SettingError, StepMapError: What is shown does not fit together.
         """
+        return render(self.title, self.data())
+
+    def data(self) -> dict[str, str]:
+        """What the page's script shows, by the id that it looks it up by.
+
+        Raises:
+            SettingError, StepMapError: What is shown does not fit together.
+        """
         sides = [self.reading] if self.after is None else [self.reading, self.after]
         facts = {
             "title": self.title,
@@ -86,7 +94,7 @@ class Reader:
         for number, side in enumerate(sides):
             for index, name in enumerate(side.maps):
                 data[f"map-{number}-{index}"] = side.packed(name)
-        return render(self.title, data)
+        return data
 
     def write(self, path: str | Path) -> Path:
         """Write the page to a file.

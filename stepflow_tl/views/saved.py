@@ -10,9 +10,9 @@ from stepflow_tl.models.base import Model
 from stepflow_tl.saliency.maps import StepMap
 from stepflow_tl.sweep.store import Store
 from stepflow_tl.traces.trace import Trace
+from stepflow_tl.views.contents import Contents
 from stepflow_tl.views.reader import Reader
 from stepflow_tl.views.reading import Reading
-from stepflow_tl.views.sweep_page import SweepPage
 
 
 def reading_of(paths: Sequence[str | Path], name: str = "trace") -> Reading:
@@ -56,13 +56,13 @@ def read_files(
     return Reader(first, second, title or Path(paths[0]).stem)
 
 
-def read_sweep(path: str | Path, model: Model, title: str | None = None) -> SweepPage:
+def read_sweep(path: str | Path, model: Model, title: str | None = None) -> Contents:
     """The page of a sweep's store.
 
     Raises:
         StoreError: It is no store.
     """
-    return SweepPage.of(Store(path).to_dataframe(), model, title=title or Path(path).stem)
+    return Contents.of_sweep(Store(path).to_dataframe(), model, title=title or Path(path).stem)
 
 
 def _loaded(path: Path) -> Trace | StepMap:

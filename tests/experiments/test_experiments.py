@@ -14,6 +14,7 @@ PARTS = (  # of other experiments
     "audit_rules",
     "audit_tables",
     "common",
+    "learned_lock_in",
     "parts",
     "planted_arms",
     "planted_seen",

@@ -3,6 +3,7 @@
 import warnings
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -10,9 +11,17 @@ from helpers import cached, hooks_of
 
 from stepflow_tl import Decoding, generate, load_model, step_saliency
 from stepflow_tl.errors import InterventionWarning, SettingError
-from stepflow_tl.interventions import OddsEqualBridge, StepFlow, StepMomentum
+from stepflow_tl.interventions import OddsEqualBridge, PlantedLockIn, StepFlow, StepMomentum
 from stepflow_tl.models.view import view
-from stepflow_tl.monitor import Monitor, When, condition_of, measure, previous_step, step
+from stepflow_tl.monitor import (
+    Monitor,
+    When,
+    chance,
+    condition_of,
+    measure,
+    previous_step,
+    step,
+)
 from stepflow_tl.tasks.word_problems import make_problem
 from stepflow_tl.traces.trace import Trace
 
@@ -171,6 +180,37 @@ def test_texts_numbers_and_their_combinations(reasoner: Any, decoded: tuple[Trac
     assert said(step("thinking", number=(1, 3))).count(True) == 2
 
 
+def test_chance_draws_each_step_alike_however_it_is_run(
+    reasoner: Any, decoded: tuple[Trace, Any]
+) -> None:
+    trace, _ = decoded
+    number = sum(s.segment != "question" for s in trace.steps)
+    drawn = []
+    for seed in range(40):
+        flow = StepFlow(bridge(chance(0.3, seed)))
+        drawn.append(flow.decide(reasoner, trace).table()["open"].tolist())
+    assert np.mean(drawn) == pytest.approx(0.3, abs=4 * (0.21 / 40 / number) ** 0.5)
+    with StepFlow(bridge(chance(0.3, 7))).attach(reasoner) as run:
+        cached(reasoner, trace.tokens, [trace.prompt_length])
+    assert run.decisions.table()["open"].tolist() == drawn[7]
+
+
+def test_conditions_see_a_planted_failure_and_not_the_repair(
+    reasoner: Any, decoded: tuple[Trace, Any]
+) -> None:
+    trace, _ = decoded
+    failure = PlantedLockIn(strength=0.9, layers=(3, 4, 5), when=step(number=range(2, 5)))
+    watch = Monitor(measures="lock_in", layers=(3, 4, 5))
+    with watch.attach(reasoner, trace=trace) as seen, StepFlow(failure).attach(reasoner):
+        cached(reasoner, trace.tokens[:, :-1], [trace.prompt_length])
+    scores = seen.table(0).groupby("step")["lock_in"].mean()
+    for tau_max in (0.05, 0.9):
+        repair = OddsEqualBridge(tau_max=tau_max, layers=(3, 4, 5), when=LOCKED)
+        made = StepFlow(failure, repair).decide(reasoner, trace)
+        third = next(one for one in made if one.intervention == "OddsEqualBridge" and one.step == 4)
+        assert third.scores["lock_in"] == pytest.approx(scores[3], rel=1e-4)
+
+
 def test_a_condition_that_never_held_is_told(reasoner: Any, decoded: tuple[Trace, Any]) -> None:
     trace, _ = decoded
     flow = StepFlow(bridge(previous_step(matches="no such word")))
@@ -198,6 +238,7 @@ CONDITIONS = [
     step("thinking"),
     step(number=range(2, 5)),
     previous_step(matches=r"wait|but"),
+    chance(0.25, seed=3),
     step("thinking") & ~previous_step(matches="x") | measure("confidence").above(3.0),
 ]
 
@@ -238,6 +279,8 @@ def test_what_describes_no_condition_is_refused(said: Any) -> None:
         (lambda: step("question"), "segment 'thinking' or 'summary', got 'question'"),
         (lambda: step(number=()), "numbers of steps in their segment, from 0, got"),
         (lambda: step(number=-1), "numbers of steps in their segment, from 0, got"),
+        (lambda: chance(0.0), "a rate above 0, at most 1, and a seed from 0, got 0.0 and 0"),
+        (lambda: chance(0.5, seed=-1), "got 0.5 and -1"),
         (lambda: previous_step(matches="("), "a regular expression as matches"),
         (lambda: previous_step(matches=""), "matches that say something"),
     ],

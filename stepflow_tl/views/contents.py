@@ -1,4 +1,4 @@
-"""The page of a sweep: a table of its answers, each of which opens a reader of its trace."""
+"""A table of contents: a page whose lines each open a reader; that of a sweep among them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stepflow_tl.saliency.maps import StepMap
 from stepflow_tl.sweep.work import trace_of
 from stepflow_tl.version import __version__
 from stepflow_tl.views.packing import packed_json
-from stepflow_tl.views.reader import render
+from stepflow_tl.views.reader import Reader, render
 from stepflow_tl.views.reading import Reading, shown
 
 COLUMNS = ("arm", "problem", "seed", "answer", "correct", "reason", "tokens", "steps", "fired")
@@ -23,33 +23,35 @@ COLUMNS = ("arm", "problem", "seed", "answer", "correct", "reason", "tokens", "s
 
 
 @dataclass(frozen=True)
-class SweepPage:
-    """A table of answers that opens the reader of each.
+class Contents:
+    """A table of which each line opens a reader, in one file.
 
     Example::
 
         rows = Store("sweep.sqlite").to_dataframe()
-        SweepPage.of(rows, model).write("sweep.html")
+        Contents.of_sweep(rows, model).write("sweep.html")
 
     Attributes:
-        rows: A line of the table for each reading.
-        readings: What a line opens.
+        rows: The table: a line for each reader. A column "correct" colors its lines.
+        readers: What a line opens.
         title: The page's title.
+        text: Paragraphs above the table.
     """
 
     rows: pd.DataFrame
-    readings: Sequence[Reading]
-    title: str = "Sweep"
+    readers: Sequence[Reader]
+    title: str = "Contents"
+    text: Sequence[str] = ()
 
     @classmethod
-    def of(
+    def of_sweep(
         cls,
         rows: pd.DataFrame,
         model: Model,
         maps: Mapping[str, Mapping[str, StepMap]] | None = None,
         title: str = "Sweep",
-    ) -> SweepPage:
-        """The page of a sweep's rows.
+    ) -> Contents:
+        """The page of a sweep's answers.
 
         Args:
             rows: Of `Sweep.run` or `Store.to_dataframe`, the columns of `COLUMNS` among them.
@@ -57,38 +59,47 @@ class SweepPage:
             maps: Maps of some rows, by the row's ``hash`` and the map's name.
             title: The page's title.
         """
-        readings = [
-            Reading(
-                trace=trace_of(model, row),
-                maps=(maps or {}).get(str(row["hash"]), {}),
-                facts={name: row[name] for name in COLUMNS if name in rows},
-                name=f"row {number}",
+        readers = [
+            Reader(
+                Reading(
+                    trace=trace_of(model, row),
+                    maps=(maps or {}).get(str(row["hash"]), {}),
+                    facts={name: row[name] for name in COLUMNS if name in rows},
+                    name=f"row {number}",
+                ),
+                title=title,
             )
             for number, (_, row) in enumerate(rows.iterrows())
         ]
-        return cls(rows[[name for name in COLUMNS if name in rows]], readings, title)
+        return cls(rows[[name for name in COLUMNS if name in rows]], readers, title)
 
     def page(self) -> str:
         """The page.
 
         Raises:
-            SettingError: There is not one reading for each row.
+            SettingError: There is not one reader for each line.
             StepMapError: A map is not of its row's trace.
         """
-        if len(self.rows) != len(self.readings):
+        if len(self.rows) != len(self.readers):
             raise SettingError(
-                f"expected a reading for each of {len(self.rows)} rows, got {len(self.readings)}"
+                f"expected a reader for each of {len(self.rows)} rows, got {len(self.readers)}"
             )
-        common: dict[str, Any] = {"title": self.title, "version": __version__}
-        table = {
-            "columns": [str(name) for name in self.rows.columns],
-            "rows": [[shown(value) for value in row] for row in self.rows.itertuples(index=False)],
+        facts: dict[str, Any] = {
+            "title": self.title,
+            "version": __version__,
+            "sides": [],
+            "text": list(self.text),
+            "table": {
+                "columns": [str(name) for name in self.rows.columns],
+                "rows": [
+                    [shown(value) for value in row] for row in self.rows.itertuples(index=False)
+                ],
+            },
         }
-        data = {"facts": packed_json({**common, "sides": [], "table": table})}
-        for number, reading in enumerate(self.readings):
-            data[f"row-{number}-facts"] = packed_json({**common, "sides": [reading.described()]})
-            for index, name in enumerate(reading.maps):
-                data[f"row-{number}-map-0-{index}"] = reading.packed(name)
+        data = {"facts": packed_json(facts)}
+        for number, reader in enumerate(self.readers):
+            parts = reader.data().items()
+            data |= {f"row-{number}-{name}": part for name, part in parts}
         return render(self.title, data)
 
     def write(self, path: str | Path) -> Path:
