@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from transformers import (
 )
 
 from stepflow_tl.models.loading import load_model
+from stepflow_tl.models.view import view
 from stepflow_tl.traces.cutters import new_cutter
 from stepflow_tl.traces.cutting import Cutting
 from stepflow_tl.traces.formats import HARMONY, PLAIN, THINK
@@ -196,6 +198,15 @@ def plain_model(kind: str, tokenizer: Any, **changes: Any) -> Any:
         settings = {"vision_config": settings.pop("vision_config"), "text_config": settings}
     config = AutoConfig.for_model(kind, **settings)
     return AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+
+
+@torch.no_grad()
+def run_in_parts(model: Any, tokens: Tensor, first: int) -> None:
+    """Any model view: a prompt of `first` tokens, then token by token against the cache."""
+    seen, cache, width = view(model), None, tokens.shape[1]
+    for start, stop in pairwise([0, *range(first, width + 1)]):
+        mask = torch.ones(1, stop, dtype=torch.long)
+        _, cache = seen.run_cached(tokens[:, start:stop], mask, cache)
 
 
 def save_tiny(kind: str, tokenizer: Any, folder: Path, **changes: Any) -> None:

@@ -23,6 +23,7 @@ import torch
 from stepflow_tl.analysis import PairedOutcome, compare_paired
 from stepflow_tl.analysis.diagnostics import compare_groups
 from stepflow_tl.cli.demo_failure import HEALTHY, LAYERS, Failure
+from stepflow_tl.cli.demo_story import story
 from stepflow_tl.cli.settings import DemoSettings
 from stepflow_tl.cli.workers import Workers, diagnosed, mapped_twice, solved, workers
 from stepflow_tl.decoding.settings import Decoding
@@ -60,7 +61,7 @@ def run_demo(
     progress: bool = False,
     processes: int = 1,
 ) -> dict[str, Any]:
-    """Run the demo and write ``summary.json``, tables and pictures.
+    """Run the demo and write ``story.html``, ``summary.json``, tables and pictures.
 
     Args:
         out: Folder to write to; made if missing.
@@ -120,12 +121,22 @@ def run_demo(
         )
         pictures = save_figure(figure, folder / "failure", facts=facts) + pictures
 
+    verdict = verdict_sentence(baseline, repaired)
+    page = story(
+        found,
+        [failure_sentence(found.summary), f"Nothing planted. {verdict}"],
+        {
+            name: (trace, StepMap.load(folder / f"step_map_{name}.safetensors"))
+            for name, (trace, _) in shown.items()
+        },
+        {str(name): value for name, value in table.iloc[-1].items()},
+    ).write(folder / "story.html")
     summary = {
         "settings": asdict(settings),
         "planted": found.summary,
         "stepflow": [repr(item) for item in flow.interventions],
         "table": json.loads(table.to_json(orient="records")),
-        "verdict": verdict_sentence(baseline, repaired),
+        "verdict": verdict,
         "first_errors": {
             "baseline": first_errors(baseline),
             "StepFlow": first_errors(repaired),
@@ -135,6 +146,7 @@ def run_demo(
         ),
         "mapped_traces_per_outcome": len(pairs),
         "ledger": ledger,
+        "page": page.name,
         "pictures": [path.name for path in pictures],
         "versions": versions(),
         "seconds": round(time.perf_counter() - started, 1),

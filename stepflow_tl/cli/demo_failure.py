@@ -40,6 +40,23 @@ MEASURE = "lock_in"
 
 
 @dataclass(frozen=True)
+class Told:
+    """One problem in one of the models.
+
+    Attributes:
+        trace: The model's own answer.
+        is_right: Whether it is right.
+        own: The map of its own answer, in itself.
+        shared: The map of the healthy model's answer, in itself.
+    """
+
+    trace: Trace
+    is_right: bool
+    own: StepMap
+    shared: StepMap
+
+
+@dataclass(frozen=True)
 class Found:
     """What was found of the failure.
 
@@ -47,12 +64,16 @@ class Found:
         accuracy: Of each model, a table for `figure_failure`.
         by_layer: The measure of each model, another.
         maps: Of one text that the failure costs and the repair brings back, or of any right one.
+        told: That text's problem in each model; empty where none was mapped.
+        ledger: What the repair did, over all problems.
         summary: What JSON can say of it.
     """
 
     accuracy: pd.DataFrame
     by_layer: pd.DataFrame
     maps: dict[str, StepMap]
+    told: dict[str, Told]
+    ledger: pd.DataFrame
     summary: dict[str, Any]
 
 
@@ -74,17 +95,18 @@ class Failure:
         self._folders = {name: folder / name for name in MODELS}
         decoding = Decoding(max_new_tokens=settings.failure_tokens, batch_size=settings.batch_size)
         questions = [problem.question for problem in self._problems]
-        self._solving = []
+        self._solving: dict[str, Callable[[], pd.DataFrame]] = {}
         for name, (model, flow) in MODELS.items():
             if name == HEALTHY:
                 continue
             self._folders[name].mkdir()
-            self._solving.append(
-                at_work.start(solved, questions, flow, decoding, self._folders[name], model)
+            self._solving[name] = at_work.start(
+                solved, questions, flow, decoding, self._folders[name], model
             )
         self._right: dict[str, list[bool]] = {}
         self._looks: dict[str, Callable[[], list[pd.DataFrame]]] = {}
-        self._shown: dict[str, Callable[[], None]] = {}
+        self._ledgers: dict[str, pd.DataFrame] = {}
+        self._shown: list[Callable[[], None]] = []
         self._weights = [
             at_work.start(described, model)
             for model in dict.fromkeys(m for m, _ in MODELS.values())
@@ -92,8 +114,7 @@ class Failure:
 
     def look(self) -> None:
         """Once the healthy model has answered: let its right answers be mapped by all three."""
-        for wait in self._solving:
-            wait()
+        self._ledgers = {name: wait() for name, wait in self._solving.items()}
         for name in MODELS:
             self._right[name] = [
                 grade(problem, self._trace(name, number).response).correct
@@ -103,18 +124,25 @@ class Failure:
         number = self._told
         for name, (model, flow) in MODELS.items():
             if number is not None:
-                trace, found = self._path(HEALTHY, number), self._map_path(name)
-                self._shown[name] = self._at_work.start(mapped, trace, found, model, flow, LAYERS)
+                for text in dict.fromkeys((HEALTHY, name)):
+                    path, found = self._path(text, number), self._map_path(name, text)
+                    self._shown.append(self._at_work.start(mapped, path, found, model, flow))
             self._looks[name] = self._at_work.start(diagnosed, paths, model, flow)
 
     def found(self) -> Found:
         """Wait for the maps; what was found."""
         accuracy, by_layer = self._accuracy(), self._by_layer()
         pair = compare_paired(self._right["locked in"], self._right["locked in, repaired"])
+        for wait in self._shown:
+            wait()
+        number = self._told
+        told = {} if number is None else {name: self._told_in(name, number) for name in MODELS}
         return Found(
             accuracy=accuracy,
             by_layer=by_layer,
-            maps=self._maps(),
+            maps={n: one.shared.select(LAYERS).normalize("row") for n, one in told.items()},
+            told=told,
+            ledger=self._ledgers["locked in, repaired"],
             summary={
                 "repair": repr(REPAIR.interventions[0]),
                 "accuracy": json.loads(accuracy.to_json(orient="records")),
@@ -152,16 +180,14 @@ class Failure:
         told = [number for number in self._mappable if outcomes[number] == (True, False, True)]
         return next(iter(told or self._mapped), None)
 
-    def _maps(self) -> dict[str, StepMap]:
-        """The healthy model's text of a problem, in each model, at the failure's layers."""
-        maps = {}
-        for name, wait in self._shown.items():
-            wait()
-            maps[name] = StepMap.load(self._map_path(name)).normalize("row")
-        return maps
+    def _told_in(self, name: str, number: int) -> Told:
+        """A problem in one of the models."""
+        own, shared = (StepMap.load(self._map_path(name, text)) for text in (name, HEALTHY))
+        return Told(self._trace(name, number), self._right[name][number], own, shared)
 
-    def _map_path(self, name: str) -> Path:
-        return self._folders[name] / "map.safetensors"
+    def _map_path(self, name: str, text: str) -> Path:
+        """Of the map, in a model, of what another one wrote."""
+        return self._folders[name] / f"map of {text}.safetensors"
 
     def _accuracy(self) -> pd.DataFrame:
         lines = []

@@ -26,9 +26,10 @@ def demo(
 ) -> None:
     """Run the main job on the bundled reasoner: solve, look, repair, compare.
 
-    Writes a page (failure.png) on which a failure is planted, seen and repaired, with the null
-    result where nothing was planted; step maps of a correct and a wrong trace, the failure measures
-    by layer, and a table of the same problems solved with and without StepFlow.
+    Writes story.html, to be opened in a browser: a failure is planted, seen and repaired, with the
+    null result where nothing was planted; the same as a picture (failure.png); step maps of a
+    correct and a wrong trace, the failure measures by layer, and a table of the same problems
+    solved with and without StepFlow.
     """
     from stepflow_tl.cli.demo import failure_sentence, format_table, run_demo
 
@@ -37,7 +38,7 @@ def demo(
     typer.echo(format_table(summary["table"]))
     typer.echo(f"\nNothing planted. {summary['verdict']}")
     typer.echo(f"\nPlanted. {failure_sentence(summary['planted'])}\n")
-    for name in ["summary.json", "table.csv", *summary["pictures"]]:
+    for name in [summary["page"], "summary.json", "table.csv", *summary["pictures"]]:
         typer.echo(f"  {out / name}")
     typer.echo(f"in {summary['seconds']:.0f} s")
 

@@ -24,6 +24,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from stepflow_tl.errors import SettingError
+from stepflow_tl.interventions.attached import flows_on
 from stepflow_tl.interventions.position import Follower, PassPosition
 from stepflow_tl.interventions.rerun import Replay
 from stepflow_tl.models.base import ARRIVAL, ModelView
@@ -281,9 +283,13 @@ class Gate:
         Args:
             begin: The step.
             of_this_pass: Whether a token of the step before lies in the same pass.
+
+        Raises:
+            SettingError: It has to be decided on a run by itself, beside another flow.
         """
         known = partial(self._decided.find, self._name, begin.row, begin.start)
         if known() is None and of_this_pass and self._condition.is_measured:
+            refuse_others(flows_on(self._view) - 1)
             run_ahead(self._view, begin.row, self._again)
         found = known()
         if found is None:
@@ -333,6 +339,20 @@ class _Begins:
         """Starts of the step that a position lies in, or after, and of those that follow."""
         earlier = bisect_right(self._starts, position) - 1
         return self._starts[max(0, earlier) :]
+
+
+def refuse_others(number: int) -> None:
+    """Refuse to decide on a run by itself while other flows are attached, which it would not have.
+
+    Raises:
+        SettingError: There are any.
+    """
+    if number > 0:
+        raise SettingError(
+            "expected recorded decisions (decisions=run.decisions), or one flow of all "
+            f"interventions, to decide of a whole trace at once, got {number} other attached flow"
+            f"{'s' * (number > 1)}, which a run of the trace by itself would leave out"
+        )
 
 
 def run_ahead(view: ModelView, row: Row | Trace, again: Callable[[Follower], list[Hook]]) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 
 from stepflow_tl.errors import InterventionWarning, ModelError, SettingError, WrongTypeError
+from stepflow_tl.interventions.attached import attached_to, flows_on
 from stepflow_tl.interventions.base import Intervention
-from stepflow_tl.interventions.conditions import Decisions, run_ahead
+from stepflow_tl.interventions.conditions import Decisions, refuse_others, run_ahead
 from stepflow_tl.interventions.gradient_momentum import GradientMomentum
 from stepflow_tl.interventions.ledger import Ledger
 from stepflow_tl.interventions.odds_equal_bridge import OddsEqualBridge
@@ -245,7 +246,8 @@ class StepFlow:
             yield run
             return
         wanted = partial(first_query, self.interventions, tracker)
-        with tracker.watch(), seen.hooks([*tracker.hooks(), *hooks], wanted):
+        every = [*tracker.hooks(), *hooks]
+        with attached_to(seen), tracker.watch(), seen.hooks(every, wanted):
             yield run
         for message in self._silences(run):
             warnings.warn(message, InterventionWarning, stacklevel=3)
@@ -259,8 +261,12 @@ class StepFlow:
             model: The model.
             trace: The trace.
             decisions: Those of an earlier run, which are repeated.
+
+        Raises:
+            SettingError: Another flow is attached to the model, of which such a run knows nothing.
         """
         made = Decisions(decisions)
+        refuse_others(flows_on(view(model)))
         run_ahead(
             view(model),
             trace,

@@ -2,7 +2,8 @@
 
 `Monitor` (`monitor`) reads attention and logits pass by pass (`live`), and says of each step that
 is over what `measures` say of a finished trace's map; by `saliency`, where that is its rule, at one
-backward chunk a step. `conditions` act on it: ``when=`` of an intervention.
+backward chunk a step. `line` draws the last of it while it goes on. `conditions` act on it:
+``when=`` of an intervention.
 """
 
 from stepflow_tl.monitor.conditions import When, chance, condition_of, measure, previous_step, step

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import pandas as pd
 from torch import Tensor
@@ -17,6 +17,7 @@ from stepflow_tl.models.base import ARRIVAL, Model, ModelView, Place
 from stepflow_tl.models.layers import LayerSpec, check_layer_spec, resolve_layers
 from stepflow_tl.models.sites import Hook
 from stepflow_tl.models.view import view
+from stepflow_tl.monitor.line import LiveLine
 from stepflow_tl.monitor.live import FinishedStep, LiveSteps, live_hooks, measured
 from stepflow_tl.monitor.measures import MEASURES, OF_LOGITS, OF_SHARES
 from stepflow_tl.monitor.saliency import LiveSaliency
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 MonitorRule = Literal["attention", "saliency"]
 
 PLOTS = "stepflow_tl.plots"  # a higher floor
+
+PLACES = ("trace", "step", "segment", "start", "stop", "layer")
+"""Columns of a monitor's table that are no measures."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +105,25 @@ class Seen:
             if number is None or record.trace == number
             for index, layer in enumerate(self.layers)
         ]
-        columns = ["trace", "step", "segment", "start", "stop", "layer"]
-        found = pd.DataFrame(rows, columns=None if rows else columns)
+        found = pd.DataFrame(rows, columns=None if rows else list(PLACES))
         return found.sort_values(["trace", "step", "layer"], ignore_index=True)
+
+    def by_step(self, trace: Trace | int | None = None) -> dict[str, pd.Series]:
+        """Each measure by step, its mean over the monitored layers: what a reader shows.
+
+        Args:
+            trace: The trace, or its number; None where one alone was seen.
+
+        Raises:
+            SettingError: The trace was not seen, or there are several.
+        """
+        table = self.table(trace)
+        if table["trace"].nunique() > 1:
+            raise SettingError(
+                f"expected one of the {table['trace'].nunique()} traces seen, got None"
+            )
+        measures = [name for name in table.columns if name not in PLACES]
+        return {name: table.groupby("step")[name].mean() for name in measures}
 
     def plot(self, measure: str | None = None, ax: Axes | None = None, **options: Any) -> Axes:
         """Draw a measure by step: `stepflow_tl.plots.plot_monitor`."""
@@ -145,6 +165,8 @@ class Monitor:
         before: Whether patterns are read before other blocks of this package change them, rather
             than after; whichever of the blocks is the outer one.
         frame_keys: Whether the frame's keys are "in" a share's denominator, or "out".
+        rule: Of shares: "attention", read as the model runs, or "saliency" (attention x gradient),
+            for which each finished step is run once more, with one backward pass.
     """
 
     measures: Sequence[str] = ("question_share", "lock_in", "entropy", "confidence")
@@ -166,6 +188,8 @@ class Monitor:
             raise SettingError(
                 f"expected measures out of {list(MEASURES)}, got {unknown or list(names)}"
             )
+        if self.rule not in get_args(MonitorRule):
+            raise SettingError(f"expected rule in {list(get_args(MonitorRule))}, got {self.rule!r}")
         if self.frame_keys not in ("in", "out"):
             raise SettingError(f"expected frame_keys 'in' or 'out', got {self.frame_keys!r}")
         check_layer_spec(self.layers)
@@ -179,6 +203,7 @@ class Monitor:
         format: str | Format = "auto",
         prompt_length: int | None = None,
         trace: Trace | None = None,
+        show: bool = False,
     ) -> Iterator[Seen]:
         """Watch everything the model runs inside this block.
 
@@ -188,13 +213,16 @@ class Monitor:
             format: How the model writes its reasoning; `stepflow_tl.generate` knows by itself.
             prompt_length: Number of prompt tokens, as for `StepFlow.attach`.
             trace: A known trace, if its tokens are what the model will be run on.
+            show: Whether a line that follows the last finished step is drawn, in a terminal or a
+                notebook.
 
         Yields:
             What is seen.
 
         Raises:
             ValueError: The model has no such layer, or is a Hugging Face model without `tokenizer`,
-                or one that cannot be followed.
+                or one that cannot be followed. By the rule "saliency", when a step is over: a
+                `StepFlow` is attached, too.
         """
         watched = view(model)
         layers = resolve_layers(self.layers, watched.n_layers)
@@ -207,7 +235,7 @@ class Monitor:
             seen_layers,
             {name: OF_LOGITS[name] for name in self.measures if name in OF_LOGITS},
             self.frame_keys,
-            lambda step: self._record(step, seen, saliency),
+            lambda step: self._record(step, seen, saliency, line),
         )
 
         def over(row: Row) -> dict[str, float]:
@@ -222,7 +250,10 @@ class Monitor:
             tokenizer=tokenizer,
             report=over,
         )
+        line = LiveLine() if show else None
         with ExitStack() as stack:
+            if line is not None:
+                stack.enter_context(line)
             stack.callback(live.close_all)
             if trace is None:
                 stack.enter_context(tracker.watch())
@@ -231,7 +262,13 @@ class Monitor:
             stack.enter_context(watched.hooks(hooks, lambda: _first_query(tracker), place))
             yield seen
 
-    def _record(self, step: FinishedStep, seen: Seen, saliency: LiveSaliency | None) -> None:
+    def _record(
+        self,
+        step: FinishedStep,
+        seen: Seen,
+        saliency: LiveSaliency | None,
+        line: LiveLine | None,
+    ) -> None:
         row = step.row
         if saliency is not None:
             step = replace(step, shares=saliency.shares(row, step.span))
@@ -239,6 +276,8 @@ class Monitor:
         values = measured(self.measures, step, segments)
         number = seen._numbers[row]
         seen.records.append(Record(number, step.step, segments[-1], *step.span, values))
+        if line is not None:
+            line.follow(seen.records)
 
 
 def _hooks(

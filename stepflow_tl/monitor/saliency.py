@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stepflow_tl.errors import SettingError
+from stepflow_tl.interventions.attached import flows_on
 from stepflow_tl.models.base import ModelView
 from stepflow_tl.saliency.attention import KeyValues
 from stepflow_tl.saliency.collect import StepShares
@@ -50,8 +52,15 @@ class LiveSaliency:
             span: Its first position, and the one after its last.
 
         Raises:
-            SettingError: The model's attention cannot be scored inside.
+            SettingError: The model's attention cannot be scored inside, or a StepFlow is attached,
+                of which a step that is run once more would show nothing.
         """
+        if flows_on(self._view):
+            raise SettingError(
+                "expected no StepFlow beside a monitor of rule 'saliency', which runs finished "
+                f"steps once more, got {flows_on(self._view)}: watch attention beside it "
+                "(rule='attention'), or map the finished trace"
+            )
         for old in [one for one in self._stored if one.finished and one is not row]:
             del self._stored[old], self._done[old]
         trace = row.trace()

@@ -10,14 +10,13 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from stepflow_tl.errors import SettingError
+from stepflow_tl.monitor.monitor import PLACES
 from stepflow_tl.plots.curves import MEASURE_LABELS
 from stepflow_tl.plots.segments import SEGMENT_COLORS
 from stepflow_tl.plots.style import INK
 
 if TYPE_CHECKING:
     from stepflow_tl.monitor import Seen
-
-_PLACES = ("trace", "step", "segment", "start", "stop", "layer")
 
 
 def plot_monitor(
@@ -35,7 +34,7 @@ def plot_monitor(
         SettingError: No step is over yet, or the measure was not asked for.
     """
     table = seen.table(trace)
-    measures = [name for name in table.columns if name not in _PLACES]
+    measures = [name for name in table.columns if name not in PLACES]
     if table.empty:
         raise SettingError("expected at least one step that is over, got none yet")
     chosen = measures[0] if measure is None else measure

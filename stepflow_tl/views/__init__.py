@@ -1,7 +1,7 @@
 """What is read in a browser: one file, offline, safe to show anybody's text in.
 
 * ``reading``: what a page shows of a trace; ``mathematics``: its text, with formulas as MathML;
-* ``packing``: numbers and texts as a page carries them;
+* ``audits``: what is known of a map's rule; ``packing``: numbers and texts as a page carries them;
 * ``reader``: the page itself; ``contents``: a table whose lines each open one, as of a sweep;
 * ``saved``: readers of files.
 """

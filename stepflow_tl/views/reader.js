@@ -361,6 +361,32 @@ function ramp(names) {
   return colors;
 }
 
+/**
+ * Where a step's value lies between the smallest and the largest; undefined for none.
+ * @param {Side} side @param {Item} item
+ */
+function shareOf(side, item) {
+  const value = side.facts.values[state.colorBy]?.[item.step ?? -1];
+  if (value === null || value === undefined) return undefined;
+  const all = sides
+    .flatMap((one) => one.facts.values[state.colorBy] ?? [])
+    .filter((one) => one !== null);
+  const [least, most] = [Math.min(...all), Math.max(...all)];
+  return most > least ? (value - least) / (most - least) : 1;
+}
+
+/**
+ * Give an element a step's color: by segment, by a label, or by a value.
+ * @param {ElementCSSInlineStyle} element @param {Side} side @param {Item} item
+ * @returns {string} The class that has it.
+ */
+function colorOf(element, side, item) {
+  if (!valueNames.includes(state.colorBy)) return colorClass(item);
+  const share = shareOf(side, item);
+  element.style.setProperty("--share", String(share ?? 0));
+  return share === undefined ? "color-none" : "color-value";
+}
+
 /** The class of a step's color, by segment or by a label. @param {Item} item */
 function colorClass(item) {
   if (state.colorBy === "segment") return `color-${item.segment}`;
@@ -432,7 +458,7 @@ function drawStrip(side, strip) {
       { x: 54, y: step * pitch, width: 12, height: Math.max(0.5, pitch - Math.min(1, pitch / 6)) },
       svg("title", {}, `step ${step}`),
     );
-    mark.setAttribute("class", `mark ${colorClass(item)}${step === state.step ? " chosen" : ""}`);
+    mark.setAttribute("class", `mark ${colorOf(mark, side, item)}${step === state.step ? " chosen" : ""}`);
     mark.addEventListener("click", () => choose(side, step, true));
     strip.append(mark);
     if (side.facts.fired.includes(step))
@@ -560,11 +586,11 @@ function controls() {
       ),
     );
   if (mapNames.length) bar.append(...layerControls());
-  if (labelNames.length)
+  if (labelNames.length + valueNames.length)
     bar.append(
       select(
         "color",
-        ["segment", ...labelNames],
+        ["segment", ...labelNames, ...valueNames],
         () => state.colorBy,
         (name) => (state.colorBy = name),
       ),
@@ -927,7 +953,7 @@ function drawText(side) {
   let number = 0;
   side.cards.forEach((card, step) => {
     const item = side.steps[step];
-    const classes = ["step", item.segment ?? "", colorClass(item)];
+    const classes = ["step", item.segment ?? "", colorOf(card, side, item)];
     if (mine && step === state.step) classes.push(state.locked ? "locked" : "chosen");
     const kind = strength.get(step);
     if (kind) classes.push(kind);
@@ -1093,7 +1119,7 @@ function showTable({ columns, rows }) {
         {},
         el("h1", {}, facts.title),
         ...(facts.text ?? []).map((paragraph) => el("p", { className: "told" }, paragraph)),
-        el("div", { className: "controls" }, filter, number),
+        ...(rows.length > 8 ? [el("div", { className: "controls" }, filter, number)] : []),
       ),
       el(
         "div",

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from stepflow_tl.analysis.diagnostics import DECAY, LOCK_IN, diagnose
 from stepflow_tl.errors import SettingError, StepMapError
+from stepflow_tl.interventions.flow import Run
 from stepflow_tl.models.layers import LayerSpec, resolve_layers
 from stepflow_tl.saliency.maps import StepMap
 from stepflow_tl.traces.trace import Step, Trace
+from stepflow_tl.views.audits import known_audit
 from stepflow_tl.views.mathematics import runs_of
 from stepflow_tl.views.packing import packed_scores
 
@@ -39,7 +41,8 @@ class Reading:
         head_layers: Layers whose heads can be chosen.
         fired: Steps at which an intervention acted.
         ledger: What interventions did: ``run.ledger.to_dataframe()``.
-        audits: By the name of a map, what is known of its rule: lines of text.
+        audits: By the name of a map, what is known of its rule: lines of text. Of the package's own
+            rules and settings that were audited, what was found stands there by itself.
         facts: What else stands at the head of the page: ``{"answer": "12", "correct": True}``.
         name: What the page calls it.
     """
@@ -56,6 +59,30 @@ class Reading:
     audits: Mapping[str, Sequence[str]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     name: str = "trace"
+
+    @classmethod
+    def of_run(cls, run: Run, trace: Trace, **known: Any) -> Reading:
+        """A trace that was decoded under a `StepFlow`, with what it did.
+
+        Args:
+            run: What ``flow.attach`` gave: its ledger is shown, over all that it ran, and steps
+                that its conditions opened are flagged, with the scores that opened them.
+            trace: The trace.
+            known: What else is known: the other attributes.
+        """
+        lines = run.decisions.table(trace)
+        opened = lines[lines["open"].astype(bool)] if len(lines) else lines
+        scores = {
+            f"{name} (before the step)": lines.drop_duplicates("step").set_index("step")[name]
+            for name in lines.columns[5:]
+        }
+        return cls(
+            trace=trace,
+            fired=[int(step) for step in opened["step"]],
+            ledger=run.ledger.to_dataframe(),
+            values={**scores, **known.pop("values", {})},
+            **known,
+        )
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -187,7 +214,7 @@ class Reading:
             "planes": [[layer, head] for layer, head, _ in self._planes(name)],
             "signed": signed,
             "measures": {} if signed or len(given.layers) < 2 else _measures(given),
-            "audit": list(self.audits.get(name, ())),
+            "audit": list(self.audits.get(name, known_audit(given.settings))),
         }
 
 

@@ -93,6 +93,14 @@ def test_the_failure_is_planted_seen_and_repaired(demo):
     assert "n = 8" in failure_sentence(planted)
 
 
+@pytest.mark.slow
+def test_the_story_is_one_page(demo):
+    folder, summary = demo
+    page = (folder / summary["page"]).read_text()
+    assert page.count('id="row-') >= 8  # facts and two maps, of two chapters at least
+    assert len(page) < 1_500_000
+
+
 def solved(difficulty: int, correct: bool, trace) -> Solved:
     verdict = Verdict(correct=correct, answer=None, first_error=None, error_step=None)
     return Solved(str(difficulty), make_problem(0, difficulty), trace, verdict)

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import cached, hooks_of
+from helpers import cached, hooks_of, run_in_parts
+from transformers import AutoModelForCausalLM
 
 from stepflow_tl import Decoding, generate, load_model, step_saliency
 from stepflow_tl.errors import InterventionWarning, SettingError
@@ -22,8 +23,10 @@ from stepflow_tl.monitor import (
     previous_step,
     step,
 )
+from stepflow_tl.reasoner import WEIGHTS
 from stepflow_tl.tasks.word_problems import make_problem
 from stepflow_tl.traces.trace import Trace
+from stepflow_tl.views import Reading
 
 QUESTIONS = [make_problem(n, difficulty).question for n, difficulty in enumerate((3, 6, 2))]
 LOCKED = measure("lock_in", layers=(3, 4, 5)).above(0.45)
@@ -335,3 +338,45 @@ def test_what_can_hold_nowhere_is_refused_by_name(
     flow = StepFlow(bridge(step("thinking", number=99)))
     with pytest.raises(SettingError, match="holds in none of the steps of Trace"):
         flow.fwd_hooks(reasoner, decoded[0])
+
+
+def test_a_plain_hugging_face_decoder(reasoner: Any, decoded: tuple[Trace, Any]) -> None:
+    trace, run = decoded
+    decoder, flow = AutoModelForCausalLM.from_pretrained(WEIGHTS), StepFlow(bridge(LOCKED))
+    with flow.attach(decoder, tokenizer=reasoner.tokenizer) as other:
+        run_in_parts(decoder, trace.tokens, trace.prompt_length)
+    assert opened(other.decisions.table(trace)) == opened(run.decisions.table(trace))
+    openings = other.ledger.total("OddsEqualBridge", "openings")
+    assert openings == other.decisions.table()["open"].sum()
+
+
+def test_deciding_by_itself_beside_another_flow_is_refused(
+    reasoner: Any, decoded: tuple[Trace, Any]
+) -> None:
+    trace, run = decoded
+    flow, other = StepFlow(bridge(LOCKED)), StepFlow(StepMomentum(alpha=0.01))
+    message = "expected recorded decisions .* got 1 other attached flow, which"
+    with (
+        pytest.raises(SettingError, match=message),
+        other.attach(reasoner),
+        flow.attach(reasoner),
+    ):
+        view(reasoner).logits(trace.tokens)
+    with pytest.raises(SettingError, match=message), other.attach(reasoner):
+        flow.fwd_hooks(reasoner, trace)
+    with other.attach(reasoner), flow.attach(reasoner, decisions=run.decisions) as again:
+        view(reasoner).logits(trace.tokens)
+    assert opened(again.decisions.table()) == opened(run.decisions.table(trace))
+    assert len(flow.decide(reasoner, trace)) == len(run.decisions.table(trace))
+
+
+def test_a_reading_of_a_run_flags_the_opened_steps(
+    reasoner: Any, decoded: tuple[Trace, Any]
+) -> None:
+    trace, run = decoded
+    table = run.decisions.table(trace)
+    said = Reading.of_run(run, trace, values={"mine": {1: 1.0}}).described()
+    assert said["fired"] == table[table["open"]]["step"].tolist()
+    assert said["values"]["lock_in (before the step)"][1] is None
+    assert said["values"]["mine"][1] == 1.0
+    assert "openings" in said["ledger"]["columns"]

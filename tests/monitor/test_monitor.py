@@ -1,17 +1,21 @@
 """What a monitor sees while a model runs is what the finished trace's map says afterwards."""
 
+from dataclasses import replace
+from io import StringIO
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import cached, hooks_of
+from helpers import cached, hooks_of, plain_model, run_in_parts
+from rich.console import Console
 
 from stepflow_tl import Decoding, diagnose, generate, load_model, step_saliency
 from stepflow_tl.errors import SettingError
 from stepflow_tl.interventions import GradientMomentum, OddsEqualBridge, StepFlow, StepMomentum
 from stepflow_tl.models.view import view
 from stepflow_tl.monitor import MEASURES, Monitor, Seen, confidence, entropy
+from stepflow_tl.monitor.line import LiveLine, line_of
 from stepflow_tl.monitor.measures import OF_LOGITS, OF_SHARES
 from stepflow_tl.tasks.word_problems import make_problem
 from stepflow_tl.traces.trace import Trace
@@ -176,6 +180,7 @@ def test_uncertainties_by_hand() -> None:
         ({"measures": ()}, "expected measures out of"),
         ({"frame_keys": "maybe"}, "expected frame_keys 'in' or 'out', got 'maybe'"),
         ({"layers": "bottom"}, "layers='bottom'"),
+        ({"rule": "rollout"}, "expected rule in .'attention', 'saliency'., got 'rollout'"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(
@@ -234,3 +239,82 @@ def test_saliency_of_a_known_trace_in_one_pass_or_many(qwen2: Any, trace: Trace)
     with SALIENCY.attach(qwen2, trace=trace) as again:
         cached(qwen2, trace.tokens, [5])
     assert_as_streamed(qwen2, again, trace)
+
+
+def test_saliency_beside_an_intervention_is_refused(qwen2: Any, trace: Trace) -> None:
+    flow = StepFlow(OddsEqualBridge(tau_max=0.6, layers="all"))
+    with (
+        pytest.raises(SettingError, match="no StepFlow beside a monitor of rule .saliency.* got 1"),
+        SALIENCY.attach(qwen2),
+        flow.attach(qwen2),
+    ):
+        cached(qwen2, trace.tokens, [5])
+    assert not any(hooks_of(qwen2).values())
+
+
+def test_a_plain_hugging_face_decoder(tokenizer: Any, trace: Trace) -> None:
+    decoder = plain_model("qwen2", tokenizer)
+    with ALL.attach(decoder, tokenizer=tokenizer) as seen:
+        run_in_parts(decoder, trace.tokens, 5)
+    decoder.tokenizer = tokenizer
+    assert_as_afterwards(decoder, seen, trace)
+    with SALIENCY.attach(decoder) as by_gradient:
+        run_in_parts(decoder, trace.tokens, 5)
+    assert_as_streamed(decoder, by_gradient, trace)
+    flow = StepFlow(OddsEqualBridge(tau_max=0.6, layers="all"))
+    shares = Monitor(measures="question_share")
+    with (
+        replace(shares, before=True).attach(decoder) as found,
+        flow.attach(decoder),
+        shares.attach(decoder) as left,
+    ):
+        run_in_parts(decoder, trace.tokens, 5)
+    gained = left.by_step()["question_share"] - found.by_step()["question_share"]
+    assert gained.loc[1] > 1e-3
+
+
+def test_each_measure_by_step(reasoner: Any) -> None:
+    with Monitor(measures=("lock_in", "entropy")).attach(reasoner) as seen:
+        traces = generate(reasoner, QUESTIONS[:2], Decoding(max_new_tokens=250))
+    found = seen.by_step(traces[1])
+    table = seen.table(traces[1])
+    for name in ("lock_in", "entropy"):
+        for number, value in found[name].items():
+            mean = table[table["step"] == number][name].mean()
+            assert value == pytest.approx(mean, nan_ok=True)
+    with pytest.raises(SettingError, match="expected one of the 2 traces seen, got None"):
+        seen.by_step()
+
+
+def test_a_line_follows_the_last_step(qwen2: Any, trace: Trace, monkeypatch: Any) -> None:
+    drawn = StringIO()
+    console = Console(file=drawn, force_terminal=True, width=120)
+    monkeypatch.setattr("stepflow_tl.monitor.line.Console", lambda: console)
+    with ALL.attach(qwen2, trace=trace, show=True) as seen:
+        view(qwen2).logits(trace.tokens)
+    last = seen.records[-1]
+    assert f"trace 0  step {last.step} ({last.segment})" in drawn.getvalue()
+    lines = [line_of(seen.records[:n]) for n in range(1, len(seen.records) + 1)]
+    assert "self_share █ " in lines[0]
+    assert "lock_in -" in lines[0]
+    assert "entropy" in lines[-1]
+
+
+def test_in_a_notebook_the_line_is_one_output(qwen2: Any, trace: Trace, monkeypatch: Any) -> None:
+    shown: list[str] = []
+
+    class Handle:
+        def update(self, one: Any) -> None:
+            shown.append(one.data)
+
+    def display(one: Any, display_id: bool) -> Handle:
+        assert display_id
+        shown.append(one.data)
+        return Handle()
+
+    monkeypatch.setattr("IPython.display.display", display)
+    line = LiveLine(Console(force_jupyter=True))
+    monkeypatch.setattr("stepflow_tl.monitor.monitor.LiveLine", lambda: line)
+    with ALL.attach(qwen2, trace=trace, show=True) as seen:
+        view(qwen2).logits(trace.tokens)
+    assert shown == [line_of(seen.records[: n + 1]) for n in range(len(seen.records))]

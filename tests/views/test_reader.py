@@ -1,6 +1,7 @@
 """The page as a person uses it: clicks, keys, links; in a real browser."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from made_maps import made_map
 
 from stepflow_tl.errors import SettingError, StepMapError
 from stepflow_tl.saliency.tracing import trace_back
+from stepflow_tl.traces.trace import Trace
 from stepflow_tl.views import Reader, Reading
+from stepflow_tl.views.audits import known_audit
 
 TEXTS = ["How many?", "Ken has 2.", "So Cal has 4.", "Then Ray has 6.", r"It is \boxed{6}."]
 Open = Callable[..., Any]
@@ -174,6 +177,55 @@ def test_what_else_is_known(opened: Open) -> None:
     assert "17" in page.locator("footer table").inner_text()
     page.click("article[data-step='3']")
     assert "receiver" not in page.locator(".links h2").inner_text()
+
+
+def test_steps_are_colored_by_kind_and_by_value(opened: Open, trace: Trace) -> None:
+    kinds = ["premise", "plan", "plan"]
+    labels = {n: {"kind": kinds[i % 3]} for i, n in enumerate(range(len(trace.steps)))}
+    labeled = trace.with_labels(labels)
+    scores = torch.linspace(-1.0, 1.0, len(trace))
+    values = {"importance": {1: 0.25, 2: 0.75}}
+    page = opened(Reader(Reading(trace=labeled, values=values, token_scores=scores)).page())
+    color = page.locator("label:has-text('color') select")
+    color.select_option("kind")
+    page.wait_for_selector("article.color-1[data-step='0']")  # premise, after plan
+    page.wait_for_selector("article.color-0[data-step='1']")
+    color.select_option("importance")
+    page.wait_for_selector("article.color-none[data-step='0']")
+    shares = [
+        page.locator(f"article.color-value[data-step='{n}']").evaluate(
+            "card => card.style.getPropertyValue('--share')"
+        )
+        for n in (1, 2)
+    ]
+    assert shares == ["0", "1"]
+    tokens = page.locator("article[data-step='1'] .token")
+    step = trace.steps[1]
+    assert tokens.count() == len(step)
+    assert tokens.all_inner_texts() == list(trace.token_texts[step.start : step.stop])
+    shade = float(tokens.first.evaluate("token => token.style.getPropertyValue('--shade')"))
+    assert shade == pytest.approx(abs(float(scores[step.start])), abs=1e-3)
+
+
+def test_a_trace_alone(opened: Open, trace: Trace, tmp_path: Path) -> None:
+    page = opened(trace.to_html(tmp_path / "trace.html").read_text())
+    assert page.locator("article").count() == len(trace.steps)
+    assert page.locator("canvas").count() == 0
+    page.keyboard.press("ArrowDown")
+    page.wait_for_selector("article.locked[data-step='0']")
+
+
+def test_what_was_found_of_a_rule_stands_in_the_foot(opened: Open) -> None:
+    made = made_map(TEXTS)
+    known = replace(made, settings={"rule": "attention_x_gradient", "pool": "share"})
+    page = opened(Reader.of({"known": known}).page())
+    assert "premise that a step uses 1.00" in page.locator("footer .audit").inner_text()
+    assert known_audit({"rule": "attention_x_gradient", "pool": "mean"}) != known_audit(
+        known.settings
+    )
+    assert known_audit({"rule": "a rule of one's own"}) == ()
+    other = opened(Reader.of({"known": known}, audits={"known": ["mine"]}).page())
+    assert other.locator("footer .audit").all_inner_texts() == ["mine"]
 
 
 def test_hostile_text_stays_text(opened: Open) -> None:
