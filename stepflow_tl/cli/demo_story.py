@@ -12,6 +12,10 @@ from stepflow_tl.saliency.maps import StepMap
 from stepflow_tl.traces.trace import Trace
 from stepflow_tl.views import Contents, Reader, Reading
 
+HOW = (
+    "Each line opens two texts beside their step maps: a row shows where a step draws from. Click a "
+    "step, or press the arrow keys."
+)
 LOCKED, REPAIRED = "locked in", "locked in, repaired"
 MAP = "saliency"
 
@@ -73,9 +77,10 @@ def story(
             after,
             f"{paper['baseline']:.3f} to {paper['StepFlow']:.3f}",
         )
+    told = [HOW, *sentences]
     rows = pd.DataFrame([line for line, _ in chapters])
     readers = [reader for _, reader in chapters]
-    return Contents(rows, readers, "A failure planted, seen and repaired", sentences)
+    return Contents(rows, readers, "A failure planted, seen and repaired", told)
 
 
 def _reading(name: str, told: Told, made: StepMap, ledger: pd.DataFrame | None = None) -> Reading:

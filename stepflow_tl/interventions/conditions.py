@@ -370,6 +370,7 @@ def run_ahead(view: ModelView, row: Row | Trace, again: Callable[[Follower], lis
     ends = [begin.start for begin in _Begins(row).read(len(row.steps))]
     if not ends:
         return
+    view = view.running
     replay = Replay(row, view.device)
     hooks = again(replay)
     cache: Any = None

@@ -20,6 +20,7 @@
  */
 
 const KINDS = 8; // colors of labels in the style sheet
+const MOST_KINDS = 24; // values of a label that colors steps; one of more is in their tooltips alone
 const LONGEST = 6000; // characters of a step that are shown before one asks for the rest
 const SVG = "http://www.w3.org/2000/svg";
 const MATHML = "http://www.w3.org/1998/Math/MathML";
@@ -206,9 +207,17 @@ const sides = facts.sides.map((given, number) => new Side(given, number));
 const [first, second] = sides;
 const mapNames = [...new Set(sides.flatMap((side) => side.facts.maps.map((one) => one.name)))];
 const valueNames = [...new Set(sides.flatMap((side) => Object.keys(side.facts.values)))];
+/** Values of a label, sorted. @param {string} name */
+const kindsOf = (name) =>
+  [...new Set(sides.flatMap((side) => side.steps.map((one) => one.labels?.[name])))]
+    .filter((value) => value !== undefined)
+    .sort();
+
+// Labels that say of what kind a step is: of few values, each with a color.
 const labelNames = [
   ...new Set(sides.flatMap((side) => side.steps.flatMap((one) => Object.keys(one.labels ?? {})))),
-];
+].filter((name) => kindsOf(name).length <= MOST_KINDS);
+const parting = sides.length > 1 ? divergence() : -1;
 const sameSteps =
   second !== undefined &&
   first.steps.length === second.steps.length &&
@@ -264,8 +273,11 @@ function linksOf(side, step) {
 
 /** @param {Side} side */
 function textOf(side) {
-  const list = el("div", { className: "text", role: "list", "aria-label": side.facts.name });
-  const split = sides.length > 1 ? divergence() : -1;
+  const list = el("div", {
+    className: "text",
+    role: "list",
+    "aria-label": side.facts.name,
+  });
   for (const item of side.facts.items) {
     if (item.step === undefined) {
       list.append(el("pre", { className: "frame" }, item.frame ?? ""));
@@ -289,8 +301,8 @@ function textOf(side) {
       el("span", { className: "number" }, marks.join(" ")),
       body,
     );
-    if (split >= 0 && step >= split) card.classList.add("diverged");
-    if (step === split) card.prepend(el("p", { className: "split" }, "differs from here"));
+    if (parting >= 0 && step >= parting) card.classList.add("diverged");
+    if (step === parting) card.prepend(el("p", { className: "split" }, "differs from here"));
     card.addEventListener("click", () => choose(side, step, true));
     card.addEventListener("mouseenter", () => state.locked || choose(side, step, false));
     side.cards[step] = card;
@@ -395,12 +407,6 @@ function colorClass(item) {
   return `color-${kindsOf(state.colorBy).indexOf(value) % KINDS}`;
 }
 
-/** @param {string} name */
-const kindsOf = (name) =>
-  [...new Set(sides.flatMap((side) => side.steps.map((one) => one.labels?.[name])))]
-    .filter((value) => value !== undefined)
-    .sort();
-
 // ---------------------------------------------------------------- map, arcs, measures
 
 /** @param {Side} side */
@@ -455,10 +461,18 @@ function drawStrip(side, strip) {
     const step = item.step ?? 0;
     const mark = svg(
       "rect",
-      { x: 54, y: step * pitch, width: 12, height: Math.max(0.5, pitch - Math.min(1, pitch / 6)) },
+      {
+        x: 54,
+        y: step * pitch,
+        width: 12,
+        height: Math.max(0.5, pitch - Math.min(1, pitch / 6)),
+      },
       svg("title", {}, `step ${step}`),
     );
-    mark.setAttribute("class", `mark ${colorOf(mark, side, item)}${step === state.step ? " chosen" : ""}`);
+    mark.setAttribute(
+      "class",
+      `mark ${colorOf(mark, side, item)}${step === state.step ? " chosen" : ""}`,
+    );
     mark.addEventListener("click", () => choose(side, step, true));
     strip.append(mark);
     if (side.facts.fired.includes(step))
@@ -495,7 +509,12 @@ function drawMeasures(chart) {
   const lines = sides.flatMap((side) => {
     const map = side.maps.get(state.map)?.facts;
     return map
-      ? Object.entries(map.measures).map(([name, values]) => ({ side, map, name, values }))
+      ? Object.entries(map.measures).map(([name, values]) => ({
+          side,
+          map,
+          name,
+          values,
+        }))
       : [];
   });
   chart.parentElement?.toggleAttribute("hidden", lines.length === 0);
@@ -508,7 +527,13 @@ function drawMeasures(chart) {
   chart.setAttribute("viewBox", `0 0 ${width} ${height}`);
   for (const value of [0, 0.5, 1])
     chart.append(
-      svg("line", { x1: 24, x2: width - 10, y1: y(value), y2: y(value), class: "grid" }),
+      svg("line", {
+        x1: 24,
+        x2: width - 10,
+        y1: y(value),
+        y2: y(value),
+        class: "grid",
+      }),
       svg("text", { x: 20, y: y(value) + 3, "text-anchor": "end" }, String(value)),
     );
   const now =
@@ -516,7 +541,13 @@ function drawMeasures(chart) {
   if (now.length) {
     const [start, stop] = [x(Math.min(...now)) - 3, x(Math.max(...now)) + 3];
     chart.append(
-      svg("rect", { x: start, y: 4, width: stop - start, height: height - 20, class: "now" }),
+      svg("rect", {
+        x: start,
+        y: 4,
+        width: stop - start,
+        height: height - 20,
+        class: "now",
+      }),
     );
   }
   const names = [...new Set(lines.map((line) => line.name))];
@@ -544,7 +575,11 @@ function drawMeasures(chart) {
 
 const picked = el("section", { className: "links", "aria-live": "polite" });
 const foot = el("footer");
-const chart = svg("svg", { class: "chart", role: "img", "aria-label": "measures by layer" });
+const chart = svg("svg", {
+  class: "chart",
+  role: "img",
+  "aria-label": "measures by layer",
+});
 const strips = sides.map(() => svg("svg", { class: "strip", preserveAspectRatio: "none" }));
 const crosses = sides.map(() => svg("svg", { class: "over", preserveAspectRatio: "none" }));
 /** @type {Array<() => void>} */
@@ -628,14 +663,24 @@ function controls() {
 function layerControls() {
   const layers = first.facts.maps[0]?.layers ?? second.facts.maps[0].layers;
   const slider = /** @type {HTMLInputElement} */ (
-    el("input", { type: "range", id: "layer", min: "0", max: String(layers.length - 1), step: "1" })
+    el("input", {
+      type: "range",
+      id: "layer",
+      min: "0",
+      max: String(layers.length - 1),
+      step: "1",
+    })
   );
   const said = el("output", { className: "layer" });
   slider.addEventListener("input", () => {
     state.layer = layersNow()[Number(slider.value)];
     update();
   });
-  const bands = el("span", { className: "bands", role: "group", "aria-label": "bands of layers" });
+  const bands = el("span", {
+    className: "bands",
+    role: "group",
+    "aria-label": "bands of layers",
+  });
   refreshers.push(() => {
     const now = layersNow();
     slider.max = String(now.length - 1);
@@ -667,7 +712,13 @@ function layerControls() {
     heads.value = state.head === null ? "mean" : String(state.head);
   });
   const threshold = /** @type {HTMLInputElement} */ (
-    el("input", { type: "range", id: "threshold", min: "0", max: "0.5", step: "0.005" })
+    el("input", {
+      type: "range",
+      id: "threshold",
+      min: "0",
+      max: "0.5",
+      step: "0.005",
+    })
   );
   const least = el("output", {});
   threshold.addEventListener("input", () => {
@@ -810,7 +861,11 @@ function choose(side, step, locked) {
   if (locked && state.locked) visited.push([state.side, state.step]);
   Object.assign(state, { side: side.number, step, locked });
   update();
-  if (locked) reveal(side.cards[step]);
+  if (!locked) return;
+  for (const other of sides)
+    if (other !== side && (step < parting || parting < 0))
+      other.cards[step]?.scrollIntoView({ block: "nearest" });
+  reveal(side.cards[step]);
 }
 
 /** @param {HTMLElement | undefined} card */
@@ -868,7 +923,11 @@ function onKey(event) {
     b: () => {
       const before = visited.pop();
       if (before) {
-        Object.assign(state, { side: before[0], step: before[1], locked: true });
+        Object.assign(state, {
+          side: before[0],
+          step: before[1],
+          locked: true,
+        });
         update();
         reveal(sides[before[0]].cards[before[1]]);
       }
@@ -985,7 +1044,9 @@ function drawLinks() {
       const value = side.facts.values[name]?.[state.step];
       return value === null || value === undefined ? [] : [`${name} ${shown(value)}`];
     });
-    const labels = Object.entries(item.labels ?? {}).map(([name, value]) => `${name}: ${value}`);
+    const labels = Object.entries(item.labels ?? {})
+      .filter(([name]) => labelNames.includes(name))
+      .map(([name, value]) => `${name}: ${value}`);
     const title = [`step ${state.step}`, item.segment ?? "", ...labels, ...values].join(" · ");
     picked.append(
       el("h2", {}, side.facts.fired.includes(state.step) ? `${title} · ⚡ fired` : title),
@@ -1026,12 +1087,14 @@ function listOf(title, links) {
 
 function drawFoot() {
   foot.replaceChildren();
+  /** @type {Set<string>} */
+  const audits = new Set();
   for (const side of sides) {
     const map = side.maps.get(state.map)?.facts;
     if (map) {
       const made = map.settings.map(([name, value]) => `${name} ${value}`).join(" · ");
       foot.append(el("p", {}, el("b", {}, `${side.facts.name}, ${map.name}`), ` ${made}`));
-      foot.append(...map.audit.map((line) => el("p", { className: "audit" }, line)));
+      for (const line of map.audit) audits.add(line);
     }
     const ledger = side.facts.ledger;
     if (ledger)
@@ -1044,6 +1107,7 @@ function drawFoot() {
         ),
       );
   }
+  foot.append(...[...audits].map((line) => el("p", { className: "audit" }, line)));
   foot.append(
     el("p", {}, `stepflow_tl ${facts.version}. This page holds all it shows, and asks no server.`),
   );
@@ -1079,7 +1143,9 @@ function showTable({ columns, rows }) {
     });
     if (by >= 0)
       kept.sort((a, b) => {
-        const order = rows[a][by].localeCompare(rows[b][by], undefined, { numeric: true });
+        const order = rows[a][by].localeCompare(rows[b][by], undefined, {
+          numeric: true,
+        });
         return up ? order : -order;
       });
     number.textContent = `${kept.length} of ${rows.length}`;
@@ -1091,7 +1157,9 @@ function showTable({ columns, rows }) {
     const link = el("a", { href: `#row=${at}` }, "read");
     return el(
       "tr",
-      { className: verdict === undefined ? "" : verdict === "True" ? "right" : "wrong" },
+      {
+        className: verdict === undefined ? "" : verdict === "True" ? "right" : "wrong",
+      },
       el("td", {}, link),
       ...cells,
     );

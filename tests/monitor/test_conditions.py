@@ -11,6 +11,8 @@ from helpers import cached, hooks_of, run_in_parts
 from transformers import AutoModelForCausalLM
 
 from stepflow_tl import Decoding, generate, load_model, step_saliency
+from stepflow_tl.analysis import token_divergence
+from stepflow_tl.analysis.teacher import divergence
 from stepflow_tl.errors import InterventionWarning, SettingError
 from stepflow_tl.interventions import OddsEqualBridge, PlantedLockIn, StepFlow, StepMomentum
 from stepflow_tl.models.view import view
@@ -91,6 +93,24 @@ def test_decided_step_by_step_and_replayed_it_is_the_same(
     torch.testing.assert_close(one_pass, by_token, rtol=1e-3, atol=1e-3)
     unrecorded = reasoner.run_with_hooks(trace.tokens, fwd_hooks=flow.fwd_hooks(reasoner, trace))
     torch.testing.assert_close(one_pass, unrecorded)
+
+
+@pytest.mark.parametrize("chunk", [64, 10_000])
+@torch.no_grad()
+def test_teacher_forced_through_the_decoder_inside_it_is_the_same(
+    reasoner: Any, decoded: tuple[Trace, Any], chunk: int
+) -> None:
+    trace, run = decoded
+    flow = StepFlow(bridge(LOCKED))
+    moved = token_divergence(reasoner, trace, flow, chunk=chunk)
+    hooks = flow.fwd_hooks(reasoner, trace, decisions=run.decisions)
+    before, after = (
+        reasoner.run_with_hooks(trace.tokens, fwd_hooks=given)[0].double().log_softmax(-1)
+        for given in ([], hooks)
+    )
+    kl = divergence(before, after)[moved.positions[0] - 1 : -1]
+    assert float(kl.max()) > 1e-4
+    torch.testing.assert_close(moved.kl, kl, rtol=1e-2, atol=1e-6)
 
 
 def test_recorded_decisions_are_taken_as_they_are(
