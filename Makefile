@@ -10,9 +10,9 @@ export TOKENIZERS_PARALLELISM := false
 
 EXPERIMENTS := main_table component_ablation layer_ablation strengths equal_compute \
 	difficulty_gain error_kinds step_maps failure_curves repair_and_maps \
-	audit planted closed_loop
+	audit planted closed_loop triggered
 SHOWN := step_flow.png failure_curves.png layer_ablation.png strengths.png equal_compute.png \
-	planted.png closed_loop.png
+	planted.png closed_loop.png triggered.png
 SOLUTIONS ?= # GSM8K's example_model_solutions.jsonl, for `make figures-real`
 TRACES ?= # labeled traces in thought-anchors' layout, if there are any
 

@@ -13,8 +13,8 @@ from stepflow_tl.traces.trace import Trace
 from stepflow_tl.views import Contents, Reader, Reading
 
 HOW = (
-    "Each line opens two texts beside their step maps: a row shows where a step draws from. Click a "
-    "step, or press the arrow keys."
+    "Each line opens two texts beside their step maps: a row shows where a step draws from. "
+    "Click a step, or press the arrow keys."
 )
 LOCKED, REPAIRED = "locked in", "locked in, repaired"
 MAP = "saliency"

@@ -36,6 +36,7 @@ from stepflow_tl.traces.rows import SUMMARY, THINKING, Row
 
 Side = Literal["above", "below"]
 Segment = Literal["thinking", "summary"]
+_NO_SUMMARY = "its responses have no summary: all is thinking"
 _SEGMENTS = {"thinking": THINKING, "summary": SUMMARY}
 
 
@@ -118,6 +119,12 @@ class Measured(When):
         """True."""
         return True
 
+    def never(self, form: Format) -> str | None:
+        """Responses of the format "plain" have no summary to be measured."""
+        if self.name.startswith("summary_on") and form.name == PLAIN.name:
+            return _NO_SUMMARY
+        return None
+
     def deciding(self, view: ModelView, follower: Follower) -> Deciding:
         """It, on a model."""
         return _DecidingMeasured(self, view, follower)
@@ -167,7 +174,7 @@ class InStep(When):
     def never(self, form: Format) -> str | None:
         """Responses of the format "plain" have no summary."""
         if self.segment == "summary" and form.name == PLAIN.name:
-            return "its responses have no summary: all is thinking"
+            return _NO_SUMMARY
         return None
 
     def deciding(self, view: ModelView, follower: Follower) -> Deciding:

@@ -351,9 +351,16 @@ def test_the_ledger_counts_decisions_and_openings(
 def test_what_can_hold_nowhere_is_refused_by_name(
     reasoner: Any, decoded: tuple[Trace, Any]
 ) -> None:
-    flow = StepFlow(bridge(step("summary") & previous_step(matches="x")))
-    message = "expected OddsEqualBridge .* format 'plain', got AllOf.*: its responses have no summ"
-    with pytest.raises(SettingError, match=message), flow.attach(reasoner, format="plain"):
+    message = "expected OddsEqualBridge .* format 'plain', got .*: its responses have no summary"
+    for when in (
+        step("summary") & previous_step(matches="x"),
+        measure("summary_on_thinking").above(0.5),
+    ):
+        flow = StepFlow(bridge(when))
+        with pytest.raises(SettingError, match=message), flow.attach(reasoner, format="plain"):
+            pass
+    flow = StepFlow(bridge(measure("lock_in", layers=(30,)).above(0.5)))
+    with pytest.raises(SettingError, match="30"), flow.attach(reasoner):
         pass
     flow = StepFlow(bridge(step("thinking", number=99)))
     with pytest.raises(SettingError, match="holds in none of the steps of Trace"):

@@ -181,6 +181,22 @@ def closed_loop():
     )
 
 
+def triggered():
+    """Answers and predictions of every arm, as the experiment makes them."""
+    arms = ["always", "triggered", "at random, as often (0)", "at random, as often (1)"]
+    answers = pd.DataFrame({"case": ["planted"] * 4 + ["none"] * 4, "arm": arms * 2})
+    rows = pd.DataFrame({"case": ["planted"] * 5 + ["none"] * 5, "arm": ["as it is", *arms] * 2})
+    side, near = np.linspace(0, 1, 10), np.array([0.2] * 5 + [np.nan] * 5)
+    return (
+        answers.assign(
+            **estimate("accuracy", [0.6, 0.7, 0.5, 0.5] * 2), **estimate("baseline", [0.5] * 8)
+        ),
+        rows.assign(
+            **estimate("touched", side), **estimate("healthy_kl", near), **estimate("side_kl", side)
+        ),
+    )
+
+
 def failure(models=("reasoner", "locked in")):
     """A measure by layer, accuracies, and the unplanted table, as the demo makes them."""
     by_layer = pd.DataFrame(

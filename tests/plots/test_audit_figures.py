@@ -15,6 +15,7 @@ MADE = {
     ),
     "figure_planted": tables.planted,
     "figure_closed_loop": tables.closed_loop,
+    "figure_triggered": tables.triggered,
 }
 
 
@@ -65,6 +66,9 @@ def test_labels_are_text_and_never_markup() -> None:
         plots.figure_audit({HOSTILE: audit}),
         plots.figure_planted(doses, layers, repairs, power),
         plots.figure_closed_loop(accused, loops),
+        plots.figure_triggered(
+            *(t[t["case"] == "none"].assign(case=HOSTILE) for t in tables.triggered())
+        ),
         failure(HOSTILE, verdict=HOSTILE),
     ):
         figure.draw_without_rendering()
@@ -79,6 +83,9 @@ def test_what_is_missing_is_named() -> None:
     doses, layers, repairs, power = tables.planted()
     with pytest.raises(ValueError, match="figure_planted expects .*; missing: p_holm; got"):
         plots.figure_planted(doses, layers, repairs.drop(columns="p_holm"), power)
+    answers, predictions = tables.triggered()
+    with pytest.raises(ValueError, match="figure_triggered expects .*; missing: side_kl; got"):
+        plots.figure_triggered(answers, predictions.drop(columns="side_kl"))
     accused, loops = tables.closed_loop()
     with pytest.raises(ValueError, match="figure_closed_loop expects a row per loop.*empty"):
         plots.figure_closed_loop(accused, loops.iloc[:0])
