@@ -162,7 +162,7 @@ class _Tried:
         self._arms = dict(self._all_arms())
 
     def answers(self) -> pd.DataFrame:
-        """Accuracy of every arm, against the failure alone and against acting always."""
+        """Accuracy of every arm, against the failure alone, acting always, and when triggered."""
         flows = {name: flow for name, flow in self._arms.items() if flow.interventions}
         rows = Sweep(self._task, Grid.of(flows), model=self._model, decoding=self._decoding).run(
             self._store(self._task), progress=True
@@ -171,9 +171,10 @@ class _Tried:
         rows = rows[rows["arm"].isin({alone, *flows})]
         table = compare(rows, baseline=alone)
         acting = rows[rows["arm"] != alone]
-        against = compare(acting, baseline=ALWAYS).set_index("arm")
-        for column in ("difference", "difference_low", "difference_high", "p_value"):
-            table[f"always_{column}"] = table["arm"].map(against[column])
+        for name, other in (("always", ALWAYS), ("triggered", TRIGGERED)):
+            against = compare(acting, baseline=other).set_index("arm")
+            for column in ("difference", "difference_low", "difference_high", "p_value"):
+                table[f"{name}_{column}"] = table["arm"].map(against[column])
         return table
 
     def side_effects(self) -> pd.DataFrame:

@@ -2,7 +2,8 @@
 
 `app` is the program, `options` what several commands take; `traces`, `benchmarks`, `repair`
 and `sweeps` hold the commands, `demo` the main job (its numbers: `settings`; its processes:
-`workers`; the failure in it: `demo_failure`). Nothing heavy is imported before a command runs.
+`workers`; the failure in it: `demo_failure`; its page: `demo_story`). Nothing heavy is imported
+before a command runs.
 """
 
 from __future__ import annotations

@@ -3,11 +3,10 @@
 An intervention is a frozen description with one method, `edit(tensor, at) -> tensor, facts`
 (`base`; what it is told stands in `position`, how keys split in `groups`). `wiring` makes hook
 functions of it, for any model; `tracker` knows where each forward pass stands; what was done is
-counted in a `ledger`. `flow` attaches several together;
-`conditions` say in which steps. The four kinds: `odds_equal_bridge`,
-`step_momentum` (the paper's), `uniform_prior_bridge`, `gradient_momentum` (the digest's; it runs
-steps again: `rerun`). Failures of known place and dose, to hold diagnostics and repairs against:
-`planted`, `planted_noise`.
+counted in a `ledger`. `flow` attaches several together (`attached` counts flows on a model);
+`conditions` say in which steps. The four kinds: `odds_equal_bridge`, `step_momentum` (the paper's),
+`uniform_prior_bridge`, `gradient_momentum` (the digest's; it runs steps again: `rerun`). Failures
+of known place and dose, to hold diagnostics and repairs against: `planted`, `planted_noise`.
 """
 
 from stepflow_tl.errors import InterventionWarning

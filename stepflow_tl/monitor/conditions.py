@@ -30,7 +30,7 @@ from stepflow_tl.models.layers import LayerSpec, check_layer_spec, resolve_layer
 from stepflow_tl.models.sites import Hook
 from stepflow_tl.monitor.live import FinishedStep, LiveSteps, live_hooks, measured
 from stepflow_tl.monitor.measures import MEASURES, OF_LOGITS, OF_SHARES
-from stepflow_tl.monitor.monitor import Seen
+from stepflow_tl.monitor.seen import Seen
 from stepflow_tl.traces.formats import PLAIN, Format
 from stepflow_tl.traces.rows import SUMMARY, THINKING, Row
 

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib import import_module
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from stepflow_tl.monitor.monitor import Record
+from stepflow_tl.monitor.seen import Record
 
 _BARS = "▁▂▃▄▅▆▇█"
 _PAST = 24  # steps that the bars show

@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from stepflow_tl.errors import SettingError
-from stepflow_tl.monitor.monitor import PLACES
+from stepflow_tl.monitor.seen import PLACES
 from stepflow_tl.plots.curves import MEASURE_LABELS
 from stepflow_tl.plots.segments import SEGMENT_COLORS
 from stepflow_tl.plots.style import INK

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from stepflow_tl.plots.marks import checked_table, interval_columns
 from stepflow_tl.plots.style import STYLE, literal
@@ -15,8 +16,8 @@ from stepflow_tl.plots.style import STYLE, literal
 _COLUMNS = {
     "accuracy": "accuracy",
     "touched": "share of tokens touched",
-    "healthy_kl": "KL from the healthy model,\nwhere it fails (nats)",
-    "side_kl": "KL from the unrepaired model,\nwhere it does not (nats)",
+    "healthy_kl": "KL from the healthy model,\nwhere it fails (millinats)",
+    "side_kl": "KL from the unrepaired model,\nwhere it does not (millinats)",
 }
 _COLORS = {"always": "#b4436c", "triggered": "#2a6a9e", "at random": "#888888", "where": "#4f8a3d"}
 
@@ -79,7 +80,8 @@ def _draw(ax: Axes, table: pd.DataFrame, name: str, places: dict[str, int]) -> N
     for arm, place in places.items():
         lines[place] = arm.rpartition(" (")[0] or arm
         number = drawn[place] = drawn.get(place, -1) + 1
-        value, low, high = np.array(table.loc[arm, list(interval_columns(name))], dtype=float)
+        found = np.array(table.loc[arm, list(interval_columns(name))], dtype=float)
+        value, low, high = 1e3 * found if name.endswith("kl") else found
         is_empty = is_empty and not np.isfinite(value)
         color = next(c for start, c in _COLORS.items() if arm.startswith(start))
         at = place + 0.18 * (number - 1 if arm.startswith("at random") else 0)
@@ -88,6 +90,8 @@ def _draw(ax: Axes, table: pd.DataFrame, name: str, places: dict[str, int]) -> N
     if is_empty:
         ax.text(0.5, 0.5, "no such step", transform=ax.transAxes, ha="center", color="#777777")
         ax.set_xticks([])
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.set_yticks(list(lines), [literal(line) for line in lines.values()], fontsize=8)
     ax.set_ylim(max(lines) + 0.5, -0.5)
     ax.grid(axis="x", alpha=0.3)
