@@ -77,7 +77,7 @@ docs: .venv/.installed  ## the pages as a site that needs no network, into outpu
 test-hooked: .venv-hooked/.installed  ## the core on HookedTransformer (transformer-lens 3.9)
 	$(HOOKED)/pytest -n $(WORKERS) tests/models tests/decoding/test_generation.py \
 		tests/conformance tests/saliency \
-		tests/interventions
+		tests/interventions tests/monitor
 	$(HOOKED)/pytest tests/real -k "hooked_transformer and smollm2"
 
 .venv/.installed: pyproject.toml constraints.txt
