@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from torch import Tensor
 
-from stepflow_tl.errors import SettingError
+from stepflow_tl.errors import SettingError, WrongTypeError
 from stepflow_tl.interventions.conditions import Begin, Deciding, Verdict
 from stepflow_tl.interventions.position import Follower
 from stepflow_tl.models.base import ModelView
@@ -351,6 +351,7 @@ class _Measure:
 
         Raises:
             SettingError: The monitor did not see the measure there, or no step with a score.
+            WrongTypeError: It is not what a monitor saw.
         """
         return self.above(self._percentile(percent, of), hold)
 
@@ -361,6 +362,11 @@ class _Measure:
     def _percentile(self, percent: float, of: Seen) -> float:
         if not 0 <= percent <= 100:
             raise SettingError(f"expected a percentile from 0 to 100, got {percent}")
+        if not isinstance(of, Seen):
+            raise WrongTypeError(
+                "expected of= what a Monitor saw of warm-up traces (with Monitor(...).attach(model) "
+                f"as seen: ...), got {type(of).__name__}"
+            )
         wanted = resolve_layers(self.layers, of.n_layers)
         missing = [layer for layer in wanted if layer not in of.layers]
         scores = [

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from stepflow_tl import Decoding, generate, load_model, step_saliency
 from stepflow_tl.analysis import token_divergence
 from stepflow_tl.analysis.teacher import divergence
-from stepflow_tl.errors import InterventionWarning, SettingError
+from stepflow_tl.errors import InterventionWarning, SettingError, WrongTypeError
 from stepflow_tl.interventions import OddsEqualBridge, PlantedLockIn, StepFlow, StepMomentum
 from stepflow_tl.models.view import view
 from stepflow_tl.monitor import (
@@ -322,6 +322,12 @@ def test_a_percentile_of_what_was_not_seen_is_refused(qwen2: Any, trace: Trace) 
             measure(name, layers=layers).above_percentile(50.0, of=seen)
     with pytest.raises(SettingError, match="expected a percentile from 0 to 100, got 101"):
         measure("lock_in", layers=(1,)).above_percentile(101.0, of=seen)
+
+
+def test_a_percentile_of_traces_themselves_says_how(trace: Trace, unchecked: None) -> None:
+    of: Any = [trace]
+    with pytest.raises(WrongTypeError, match=r"expected of= what a Monitor saw .* got list"):
+        measure("lock_in").above_percentile(90.0, of=of)
 
 
 def test_a_preview_lists_where_it_would_act(reasoner: Any, decoded: tuple[Trace, Any]) -> None:

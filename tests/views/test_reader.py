@@ -215,6 +215,20 @@ def test_a_trace_alone(opened: Open, trace: Trace, tmp_path: Path) -> None:
     page.wait_for_selector("article.locked[data-step='0']")
 
 
+def test_a_notebook_shows_it_in_a_frame_of_its_own(chromium: Any, tmp_path: Path) -> None:
+    shown = made_map(["How?", HOSTILE[0], HOSTILE[2]]).show()
+    path = tmp_path / "notebook.html"
+    path.write_text(f"<!doctype html><p>a cell</p>{shown._repr_html_()}", encoding="utf-8")
+    page = chromium.new_page()
+    page.goto(path.as_uri())
+    frame = page.frame_locator("iframe")
+    frame.locator("article[data-step='2']").click()
+    assert frame.locator("article.locked").get_attribute("data-step") == "2"
+    assert frame.locator("article[data-step='1'] .body").inner_text() == HOSTILE[0]
+    assert page.evaluate("window.pwned") is None
+    page.close()
+
+
 def test_what_was_found_of_a_rule_stands_in_the_foot(opened: Open) -> None:
     made = made_map(TEXTS)
     known = replace(made, settings={"rule": "attention_x_gradient", "pool": "share"})
