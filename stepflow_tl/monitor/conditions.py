@@ -364,8 +364,8 @@ class _Measure:
             raise SettingError(f"expected a percentile from 0 to 100, got {percent}")
         if not isinstance(of, Seen):
             raise WrongTypeError(
-                "expected of= what a Monitor saw of warm-up traces (with Monitor(...).attach(model) "
-                f"as seen: ...), got {type(of).__name__}"
+                "expected of= what a Monitor saw of warm-up traces (with "
+                f"Monitor(...).attach(model) as seen: ...), got {type(of).__name__}"
             )
         wanted = resolve_layers(self.layers, of.n_layers)
         missing = [layer for layer in wanted if layer not in of.layers]
