@@ -16,7 +16,7 @@ SHOWN := step_flow.png failure_curves.png layer_ablation.png strengths.png equal
 SOLUTIONS ?= # GSM8K's example_model_solutions.jsonl, for `make figures-real`
 TRACES ?= # labeled traces in thought-anchors' layout, if there are any
 
-.PHONY: help demo test test-slow test-real test-all check check-js figures figures-real bench-gpu notebooks docs test-hooked clean
+.PHONY: help demo test test-slow test-real test-all check js-tools check-js figures figures-real bench-gpu notebooks docs test-hooked clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -41,10 +41,14 @@ check: .venv/.installed  ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check-js:  ## the reader's script: types, lint, formatting (needs node)
+js-tools:
 	mkdir -p outputs/lint
-	cp tests/views/lint/* stepflow_tl/views/reader.js outputs/lint/
-	cd outputs/lint && npm install --silent --no-audit --no-fund --no-package-lock && npm run --silent check
+	cp tests/views/lint/* outputs/lint/
+	cd outputs/lint && npm install --silent --no-audit --no-fund --no-package-lock
+
+check-js: js-tools  ## the reader's script: types, lint, formatting (needs node)
+	cp stepflow_tl/views/reader.js outputs/lint/
+	cd outputs/lint && npm run --silent check
 
 figures: .venv/.installed  ## every figure and table, on all cores; stopped, it goes on where it was
 	for name in $(EXPERIMENTS); do \
