@@ -12,8 +12,8 @@ touches, and how near those in the others come to the healthy model's.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,9 +41,10 @@ from stepflow_tl.interventions import Intervention
 from stepflow_tl.models.layers import LayerSpec
 from stepflow_tl.models.locked_in import NAME as LOCKED_IN
 from stepflow_tl.models.view import view
-from stepflow_tl.monitor import Monitor, Seen, When, chance, measure, step
+from stepflow_tl.monitor import Monitor, When, chance, measure, step
 from stepflow_tl.plots import figure_triggered
 from stepflow_tl.sweep import trace_of
+from stepflow_tl.sweep.grid import to_spec
 from stepflow_tl.traces.trace import Trace
 
 SPELLS = (2, 3, 4, 7, 8, 9)
@@ -186,9 +187,10 @@ class _Tried:
             decoding=self._decoding,
         ).run(self._store(self._held_out, "healthy"), progress=True)
         rows = rows[rows["correct"]].head(2 if self._chosen.fast else N_SIDE)
+        made_of = json.dumps({name: to_spec(flow) for name, flow in self._arms.items()})
         found = [
             self._parts.json(
-                f"{self._name}/predictions/{row['problem']}",
+                f"{self._name}/predictions/{made_of}/{row['problem']}",
                 lambda row=row: self._looked(trace_of(self._healthy, row)),
             )
             for _, row in tqdm(rows.iterrows(), total=len(rows), desc=self._name)
@@ -207,10 +209,10 @@ class _Tried:
         case = self._case
         yield AS_IT_IS, StepFlow(*case.planted)
         yield ALWAYS, case.flow(None)
+        watched, threshold = measure("lock_in", layers=case.layers), self._threshold
         for hold, name in enumerate((TRIGGERED, HOLDING)):
-            when = measure("lock_in", layers=case.layers).above(self._threshold, hold=hold)
-            yield name, case.flow(when)
-        rate = self._rate(case.flow(measure("lock_in", layers=case.layers).above(self._threshold)))
+            yield name, case.flow(watched.above(threshold, hold=hold))
+        rate = self._rate(case.flow(watched.above(threshold)))
         for seed in range(SEEDS):
             yield f"at random, as often ({seed})", case.flow(chance(max(rate, 1e-3), seed))
         if case.failure is not None:
@@ -224,14 +226,11 @@ class _Tried:
             monitor = Monitor(measures="lock_in", layers=self._case.layers)
             with monitor.attach(self._healthy) as seen:
                 self._solve(self._healthy)
-            return self._of(seen)
+            watched = measure("lock_in", layers=self._case.layers)
+            return watched.above_percentile(PERCENTILE, of=seen).threshold
 
-        name = f"threshold/{self._case.layers}/{self._held_out.digest}"
+        name = f"threshold/{self._case.layers}/{PERCENTILE}/{self._held_out.digest}"
         return float(self._parts.json(name, read))
-
-    def _of(self, seen: Seen) -> float:
-        watched = measure("lock_in", layers=self._case.layers)
-        return watched.above_percentile(PERCENTILE, of=seen).threshold
 
     def _rate(self, triggered: StepFlow) -> float:
         """How often a trigger opens, with the failure in the model."""
@@ -243,7 +242,8 @@ class _Tried:
             mine = table[table["intervention"] == self._case.repair.name]
             return float(mine["open"].mean())
 
-        return float(self._parts.json(f"{self._name}/rate/{self._held_out.digest}", read))
+        made_of = json.dumps(to_spec(triggered))
+        return float(self._parts.json(f"{self._name}/rate/{made_of}/{self._held_out.digest}", read))
 
     def _solve(self, model: Any) -> list[Trace]:
         questions = [self._held_out.ask(item, 0) for item in self._held_out.items]
@@ -253,11 +253,7 @@ class _Tried:
     def _looked(self, trace: Trace) -> dict[str, dict[str, float]]:
         """Of every arm: tokens touched, divergence from the failure alone, and from health."""
         teacher = Teacher(view(self._model), chunk=256)
-        with (
-            StepFlow(*self._case.planted).attach(self._model)
-            if self._case.planted
-            else (nullcontext())
-        ):
+        with StepFlow(*self._case.planted).attach(self._model):
             alone = teacher.base(trace)
         health = Teacher(view(self._healthy), chunk=256).base(trace)
         steps = trace.step_of_token[alone.tokens.start :].numpy()

@@ -14,25 +14,30 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import isfinite, isnan, nan
+from math import isfinite, isnan
 from typing import Any, Literal, get_args
 
 import numpy as np
-from torch import Tensor
 
 from stepflow_tl.errors import SettingError, WrongTypeError
-from stepflow_tl.interventions.conditions import Begin, Deciding, Verdict
+from stepflow_tl.interventions.conditions import Deciding
 from stepflow_tl.interventions.position import Follower
 from stepflow_tl.models.base import ModelView
 from stepflow_tl.models.layers import LayerSpec, check_layer_spec, resolve_layers
-from stepflow_tl.models.sites import Hook
-from stepflow_tl.monitor.live import FinishedStep, LiveSteps, live_hooks, measured
-from stepflow_tl.monitor.measures import MEASURES, OF_LOGITS, OF_SHARES
+from stepflow_tl.monitor.deciding import (
+    DecidingChance,
+    DecidingMeasured,
+    DecidingParts,
+    DecidingStep,
+    DecidingText,
+    mean_over,
+)
+from stepflow_tl.monitor.measures import MEASURES, OF_SHARES
 from stepflow_tl.monitor.seen import Seen
 from stepflow_tl.traces.formats import PLAIN, Format
-from stepflow_tl.traces.rows import SUMMARY, THINKING, Row
+from stepflow_tl.traces.rows import SUMMARY, THINKING
 
 Side = Literal["above", "below"]
 Segment = Literal["thinking", "summary"]
@@ -127,7 +132,8 @@ class Measured(When):
 
     def deciding(self, view: ModelView, follower: Follower) -> Deciding:
         """It, on a model."""
-        return _DecidingMeasured(self, view, follower)
+        layers = resolve_layers(self.layers, view.n_layers)
+        return DecidingMeasured(self.name, self.holds, self.hold, layers, follower)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able description."""
@@ -179,7 +185,8 @@ class InStep(When):
 
     def deciding(self, view: ModelView, follower: Follower) -> Deciding:
         """It, on a model."""
-        return _DecidingStep(self)
+        segment = None if self.segment is None else _SEGMENTS[self.segment]
+        return DecidingStep(segment, self.number)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able description."""
@@ -214,7 +221,7 @@ class PreviousStep(When):
 
     def deciding(self, view: ModelView, follower: Follower) -> Deciding:
         """It, on a model."""
-        return _DecidingText(self)
+        return DecidingText(self.matches)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able description."""
@@ -250,7 +257,7 @@ class Chance(When):
 
     def deciding(self, view: ModelView, follower: Follower) -> Deciding:
         """It, on a model."""
-        return _DecidingChance(self)
+        return DecidingChance(self.rate, self.seed)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able description."""
@@ -274,7 +281,7 @@ class AllOf(When):
 
     def deciding(self, view: ModelView, follower: Follower) -> Deciding:
         """They, on a model."""
-        return _DecidingParts(all, [part.deciding(view, follower) for part in self.parts])
+        return DecidingParts(all, [part.deciding(view, follower) for part in self.parts])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able description."""
@@ -299,7 +306,7 @@ class AnyOf(When):
 
     def deciding(self, view: ModelView, follower: Follower) -> Deciding:
         """They, on a model."""
-        return _DecidingParts(any, [part.deciding(view, follower) for part in self.parts])
+        return DecidingParts(any, [part.deciding(view, follower) for part in self.parts])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able description."""
@@ -319,7 +326,7 @@ class Not(When):
 
     def deciding(self, view: ModelView, follower: Follower) -> Deciding:
         """It, on a model."""
-        return _DecidingParts(lambda said: not all(said), [self.part.deciding(view, follower)])
+        return DecidingParts(lambda said: not all(said), [self.part.deciding(view, follower)])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able description."""
@@ -370,7 +377,7 @@ class _Measure:
         wanted = resolve_layers(self.layers, of.n_layers)
         missing = [layer for layer in wanted if layer not in of.layers]
         scores = [
-            _mean_over(record.values[self.name], [of.layers.index(layer) for layer in wanted])
+            mean_over(record.values[self.name], [of.layers.index(layer) for layer in wanted])
             for record in of.records
             if not missing and self.name in record.values
         ]
@@ -472,84 +479,3 @@ def condition_of(said: Mapping[str, Any]) -> When:
         "{not: ...}, got "
         f"{said!r}"
     )
-
-
-def _mean_over(value: Tensor | float, at: Sequence[int]) -> float:
-    """A measure's mean over layers; NaN where it is undefined."""
-    return float(value[list(at)].mean()) if isinstance(value, Tensor) else float(value)
-
-
-class _DecidingMeasured(Deciding):
-    def __init__(self, condition: Measured, view: ModelView, follower: Follower) -> None:
-        self._condition = condition
-        self._layers = resolve_layers(condition.layers, view.n_layers)
-        self._scores: dict[Row, list[float]] = {}
-        self._segments: dict[Row, list[str]] = {}
-        self._follower = follower
-        by_shares = condition.name in OF_SHARES
-        self._live = LiveSteps(
-            self._layers if by_shares else (),
-            {} if by_shares else {condition.name: OF_LOGITS[condition.name]},
-            "in",
-            self._finished,
-        )
-
-    def hooks(self) -> list[Hook]:
-        layers = self._layers if self._condition.name in OF_SHARES else ()
-        return live_hooks(self._live, self._follower, layers)
-
-    def decide(self, begin: Begin) -> Verdict:
-        scores = self._scores.get(begin.row, [])
-        recent = scores[-1 - self._condition.hold :]
-        said = scores[-1] if scores else nan
-        return Verdict(any(map(self._condition.holds, recent)), {self._condition.name: said})
-
-    def _finished(self, done: FinishedStep) -> None:
-        name, row = self._condition.name, done.row
-        value = measured((name,), done, self._segments.setdefault(row, []))[name]
-        self._scores.setdefault(row, []).append(_mean_over(value, range(len(self._layers))))
-        for known in (self._scores, self._segments):
-            for old in [one for one in known if one.finished and one is not row]:
-                del known[old]
-
-
-class _DecidingStep(Deciding):
-    def __init__(self, condition: InStep) -> None:
-        self._condition = condition
-
-    def decide(self, begin: Begin) -> Verdict:
-        segment, number = self._condition.segment, self._condition.number
-        here = segment is None or begin.segment == _SEGMENTS[segment]
-        return Verdict(here and (number is None or begin.number in number), {})
-
-
-class _DecidingText(Deciding):
-    def __init__(self, condition: PreviousStep) -> None:
-        self._matches = re.compile(condition.matches, re.IGNORECASE)
-
-    def decide(self, begin: Begin) -> Verdict:
-        text = "" if begin.previous is None else begin.row.text(*begin.previous)
-        return Verdict(self._matches.search(text) is not None, {})
-
-
-class _DecidingChance(Deciding):
-    def __init__(self, condition: Chance) -> None:
-        self._condition = condition
-
-    def decide(self, begin: Begin) -> Verdict:
-        drawn_from = [self._condition.seed, *begin.row.token_ids[: begin.start]]
-        draw = np.random.default_rng(drawn_from).random()
-        return Verdict(bool(draw < self._condition.rate), {})
-
-
-class _DecidingParts(Deciding):
-    def __init__(self, joined: Any, parts: Sequence[Deciding]) -> None:
-        self._joined, self._parts = joined, parts
-
-    def hooks(self) -> list[Hook]:
-        return [hook for part in self._parts for hook in part.hooks()]
-
-    def decide(self, begin: Begin) -> Verdict:
-        said = [part.decide(begin) for part in self._parts]
-        scores = {name: score for one in said for name, score in one.scores.items()}
-        return Verdict(bool(self._joined([one.is_open for one in said])), scores)

@@ -20,7 +20,7 @@ class _Audit(NamedTuple):
     smollm2: str | None
 
 
-_KNOWN = {
+_KNOWN: Mapping[tuple[Any, Any, Any], _Audit] = {
     ("attention_x_gradient", "token", "mean"): _Audit(".59", ".63", ".63 [.61, .66]"),
     ("attention_x_gradient", "token", "share"): _Audit("1.00", ".63", ".85 [.83, .87]"),
     ("attention_x_gradient", "logit", "share"): _Audit("1.00", ".63", ".84 [.82, .86]"),
@@ -29,23 +29,18 @@ _KNOWN = {
     ("attention", "token", "mean"): _Audit("1.00", ".66", None),
     ("rollout", "token", "share"): _Audit(".88", ".62", ".79 [.77, .81]"),
 }
-"""By rule, objective and pooling."""
+"""By rule, objective and pooling; of the causal diagonal, with the frame's keys in."""
 
 
 def known_audit(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Lines on the rule of a map's settings; none where it was not audited."""
-    wanted = tuple(
-        str(settings.get(name, default))
-        for name, default in (("rule", ""), ("objective", "token"), ("pool", "share"))
+    as_audited = {"diagonal": "causal", "frame_keys": "in"}
+    found = _KNOWN.get(
+        (settings.get("rule"), settings.get("objective", "token"), settings.get("pool", "share"))
     )
-    found = _KNOWN.get((wanted[0], wanted[1], wanted[2]))
-    if found is None:
+    if found is None or any(settings.get(name, as_) != as_ for name, as_ in as_audited.items()):
         return ()
-    beside = (
-        ""
-        if found.smollm2 is None
-        else (f"; hiding, in SmolLM2-135M (100 traces), {found.smollm2}")
-    )
+    beside = f"; hiding, in SmolLM2-135M (100 traces), {found.smollm2}" if found.smollm2 else ""
     return (
         "What this rule was found to be worth, by AUROC within equal distance (.50 is chance): the "
         f"premise that a step uses {found.premise}, what hiding a step does to later ones "

@@ -15,7 +15,7 @@ from stepflow_tl.saliency.maps import StepMap
 from stepflow_tl.sweep.work import trace_of
 from stepflow_tl.version import __version__
 from stepflow_tl.views.packing import packed_json
-from stepflow_tl.views.reader import Reader, render
+from stepflow_tl.views.reader import Reader, render, written
 from stepflow_tl.views.reading import Reading, shown
 
 COLUMNS = ("arm", "problem", "seed", "answer", "correct", "reason", "tokens", "steps", "fired")
@@ -108,6 +108,4 @@ class Contents:
         Raises:
             OSError: The file cannot be written.
         """
-        path = Path(path)
-        path.write_text(self.page(), encoding="utf-8")
-        return path
+        return written(path, self.page())

@@ -102,9 +102,7 @@ class Reader:
         Raises:
             OSError: The file cannot be written.
         """
-        path = Path(path)
-        path.write_text(self.page(), encoding="utf-8")
-        return path
+        return written(path, self.page())
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the page in a frame that reaches neither it nor a server."""
@@ -142,6 +140,13 @@ def render(title: str, data: Mapping[str, str]) -> str:
         data=data,
         version=__version__,
     )
+
+
+def written(path: str | Path, page: str) -> Path:
+    """A page's file, once it is written."""
+    path = Path(path)
+    path.write_text(page, encoding="utf-8")
+    return path
 
 
 def _name_of(one: StepMap) -> str:

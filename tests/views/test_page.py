@@ -238,8 +238,10 @@ def test_what_was_found_of_a_rule_stands_in_the_foot(opened: Open) -> None:
         known.settings
     )
     assert known_audit({"rule": "a rule of one's own"}) == ()
-    other = opened(Reader.of({"known": known}, audits={"known": ["mine"]}).page())
-    assert other.locator("footer .audit").all_inner_texts() == ["mine"]
+    for other in ({"diagonal": "full"}, {"frame_keys": "out"}):  # others than those audited
+        assert known_audit({**known.settings, **other}) == ()
+    mine = opened(Reader.of({"known": known}, audits={"known": ["mine"]}).page())
+    assert mine.locator("footer .audit").all_inner_texts() == ["mine"]
 
 
 def test_hostile_text_stays_text(opened: Open) -> None:
